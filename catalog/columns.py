@@ -1,0 +1,119 @@
+"""What the conditions of a policy can use: which relation holds which column."""
+
+from dataclasses import dataclass, field
+
+from catalog import duck
+from catalog.errors import PolicyError
+from catalog.expressions import Expression, score_column, unknown_column
+
+PAIR_COLUMNS = (
+    "pair_id", "source", "form", "task", "query", "positive", "negatives", "label", "url", "meta",
+)  # fmt: skip
+GROUP_COLUMNS = ("query_group_size", "passage_group_size")
+CLUSTER_COLUMNS = {
+    "exact_cluster_size": "max(case when kind = 'exact' then cluster_size end)",
+    "near_cluster_size": "max(case when kind = 'near' then cluster_size end)",
+    "near_jaccard": "max(case when kind = 'near' then jaccard end)",
+    "near_template": "bool_or(case when kind = 'near' then template end)",
+}
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A relation with at most one row a pair, and the columns that conditions find there."""
+
+    name: str
+    relation: str
+    columns: frozenset[str]
+
+
+@dataclass
+class Columns:
+    """Which provider holds which column, in one version of one lake.
+
+    ``prefix`` qualifies the lake's tables; it is empty in views that are stored in the lake.
+    """
+
+    prefix: str
+    providers: dict[str, Provider] = field(default_factory=dict)
+    of_column: dict[str, str] = field(default_factory=dict)
+
+    def add(self, provider: Provider) -> None:
+        """Add a provider; its columns hide those of the same name that came before."""
+        self.providers[provider.name] = provider
+        self.of_column.update(dict.fromkeys(provider.columns, provider.name))
+
+    def providers_of(self, expression: Expression, what: str) -> list[str]:
+        """Name the providers that an expression reads, in order; raise for an unknown column."""
+        names = []
+        for column in sorted(expression.columns):
+            if column not in self.of_column:
+                known = [name for name in self.of_column if not name.startswith("score:")]
+                raise unknown_column(column, known, what)
+            names.append(self.of_column[column])
+        for model in sorted(expression.score_models):
+            if score_column(model) not in self.of_column:
+                raise self._unknown_model(model, what)
+            names.append(self.of_column[score_column(model)])
+        return list(dict.fromkeys(names))
+
+    def score_columns(self, expression: Expression) -> set[str]:
+        """Name the columns of the scores that an expression reads."""
+        return {score_column(model) for model in expression.score_models}
+
+    def _unknown_model(self, model: str, what: str) -> PolicyError:
+        scored = sorted(n.removeprefix("score:") for n in self.of_column if n.startswith("score:"))
+        return PolicyError(
+            f"{what}: no pair has a score of model {model!r}; "
+            f"scored with: {', '.join(scored) or 'no model yet (lode score makes scores)'}"
+        )
+
+
+def available_columns(connection: duck.Connection, lake: str = "lake") -> Columns:
+    """Look up what conditions can use: pairs, signals, groups, duplicates and scores.
+
+    ``lake`` is the name that the lake is attached under, or empty for the connection's default.
+    """
+    prefix = f"{prefix}" if lake else ""
+    columns = Columns(prefix)
+    columns.add(Provider("pairs", f"{prefix}pairs", frozenset(PAIR_COLUMNS)))
+    for table, signals in signal_tables(connection, prefix):
+        columns.add(Provider(table, f"{prefix}{duck.identifier(table)}", frozenset(signals)))
+    columns.add(Provider("groups", _groups_sql(prefix), frozenset(GROUP_COLUMNS)))
+    columns.add(Provider("clusters", _clusters_sql(prefix), frozenset(CLUSTER_COLUMNS)))
+    for (model,) in connection.execute(f"select distinct model from {prefix}scores").fetchall():
+        name = score_column(model)
+        relation = (
+            f"(select pair_id, score as {duck.identifier(name)} from {prefix}scores "
+            f"where model = {duck.quote(model)})"
+        )
+        columns.add(Provider(name, relation, frozenset([name])))
+    return columns
+
+
+def signal_tables(connection: duck.Connection, prefix: str = "") -> list[tuple[str, list[str]]]:
+    """List the side tables of signals in the order they were made, each with its signals."""
+    rows = connection.execute(
+        f"select table_name, list(signal order by signal) from {prefix}signal_columns "
+        "group by table_name order by min(position)"
+    ).fetchall()
+    return [(table, list(signals)) for table, signals in rows]
+
+
+def _groups_sql(prefix: str) -> str:
+    return f"""(
+    select t.pair_id, q.members as query_group_size, p.members as passage_group_size
+    from {prefix}text_ids t
+    left join (
+      select query_id, count(*) as members from {prefix}text_ids
+      where query_id is not null group by query_id
+    ) q using (query_id)
+    left join (
+      select passage_id, count(*) as members from {prefix}text_ids group by passage_id
+    ) p using (passage_id)
+  )"""
+
+
+def _clusters_sql(prefix: str) -> str:
+    measures = ", ".join(f"{sql} as {name}" for name, sql in CLUSTER_COLUMNS.items())
+    return f"(select pair_id, {measures} from {prefix}duplicates group by pair_id)"

@@ -1,0 +1,126 @@
+"""SQL expressions that users write: parsed by DuckDB's own parser, checked, never pasted unseen."""
+
+import difflib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import duckdb
+
+from catalog.errors import PolicyError
+
+PREFIX = "select ("
+SCORE_FUNCTION = "score"
+# What an expression over one row may not contain; each would read something else than the row.
+FORBIDDEN = {"SUBQUERY": "a subquery", "WINDOW": "a window function", "STAR": "a star"}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A checked expression over the columns of one pair."""
+
+    text: str  # as the user wrote it
+    sql: str  # with score('model') replaced by its column
+    columns: frozenset[str]
+    score_models: frozenset[str]
+
+
+@lru_cache(maxsize=1024)
+def parse(text: str, what: str) -> Expression:
+    """Parse a row expression; ``what`` names it in messages."""
+    tree = _serialize(text, what)
+    statements = tree["statements"]
+    if len(statements) != 1 or len(statements[0]["node"]["select_list"]) != 1:
+        raise PolicyError(f"{what}: {text!r} is not one expression")
+    columns, models = set(), set()
+    for node in _nodes(statements[0]):
+        kind = node.get("class")
+        if kind in FORBIDDEN:
+            raise PolicyError(
+                f"{what}: {text!r} holds {FORBIDDEN[kind]}; a condition may use only the columns of its "
+                "own pair"
+            )
+        if kind == "FUNCTION" and node["function_name"] == SCORE_FUNCTION:
+            model = _score_model(node, text, what)
+            models.add(model)
+            node.clear()
+            node.update(_column_reference(score_column(model)))
+        elif kind == "COLUMN_REF":
+            names = node["column_names"]
+            if len(names) != 1:
+                raise PolicyError(
+                    f"{what}: {'.'.join(names)!r} in {text!r} is qualified; write the column's name alone"
+                )
+            columns.add(names[0].lower())
+    sql = text if not models else _deserialize(tree)
+    return Expression(text, sql, frozenset(columns), frozenset(models))
+
+
+def score_column(model: str) -> str:
+    """Name the column that holds a model's score."""
+    return f"score:{model}"
+
+
+def unknown_column(name: str, known: Collection[str], what: str) -> PolicyError:
+    """Make the error for a column that does not exist, naming the closest ones that do."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return PolicyError(f"{what}: there is no signal {name!r}; {hint}(lode signals lists all)")
+
+
+def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
+    """Write the message for a name that is not in the catalog."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"there is no {kind} {name!r}; {hint}there are: {', '.join(sorted(known)) or 'none yet'}"
+
+
+def _serialize(text: str, what: str) -> dict[str, Any]:
+    # The line break ends a comment that would swallow the closing bracket.
+    source = f"{PREFIX}{text}\n)"
+    with duckdb.connect() as connection:
+        row = connection.execute("select json_serialize_sql(?)", [source]).fetchone()
+    assert row is not None
+    tree: dict[str, Any] = json.loads(row[0])
+    if tree["error"]:
+        position = int(tree.get("position", len(PREFIX))) - len(PREFIX)
+        pointer = f" at character {position + 1}" if 0 <= position <= len(text) else ""
+        raise PolicyError(f"{what}: cannot read {text!r}{pointer}: {tree['error_message']}")
+    return tree
+
+
+def _deserialize(tree: dict[str, Any]) -> str:
+    with duckdb.connect() as connection:
+        row = connection.execute("select json_deserialize_sql(?)", [json.dumps(tree)]).fetchone()
+    assert row is not None
+    return str(row[0]).removeprefix("SELECT ").rstrip(";")
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        if "class" in tree:
+            yield tree
+        for value in list(tree.values()):
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)
+
+
+def _score_model(node: dict[str, Any], text: str, what: str) -> str:
+    arguments = node["children"]
+    if len(arguments) != 1 or arguments[0].get("class") != "CONSTANT":
+        raise PolicyError(f"{what}: score() in {text!r} takes one model name in quotes")
+    return str(arguments[0]["value"]["value"])
+
+
+def _column_reference(name: str) -> dict[str, Any]:
+    return {
+        "class": "COLUMN_REF",
+        "type": "COLUMN_REF",
+        "alias": "",
+        "query_location": 0,
+        "column_names": [name],
+    }

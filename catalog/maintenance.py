@@ -1,0 +1,209 @@
+"""Keeping a catalog clean: orphans of killed jobs, old versions, and a check of every promise."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catalog import duck
+from catalog.jobs import is_registered, is_running
+from catalog.lake import LAKE, Catalog, table_names
+from catalog.records import checksum
+
+# An unfinished job may be resumed: its files are left alone for this long.
+KEEP_UNFINISHED_S = 7 * 24 * 3600
+
+
+@dataclass
+class Cleaned:
+    """What a clean-up removed, or would remove."""
+
+    files: list[Path] = field(default_factory=list)
+    jobs: list[Path] = field(default_factory=list)
+    bytes: int = 0
+
+
+def collect_garbage(
+    catalog: Catalog, *, older_than_s: float = KEEP_UNFINISHED_S, dry_run: bool = False
+) -> Cleaned:
+    """Remove data files that no version of the lake names, and folders of jobs that are over.
+
+    Files of a running job, and of an unfinished one younger than ``older_than_s``, stay.
+    """
+    cleaned = Cleaned()
+    limit = time.time() - older_than_s
+    with catalog.reader() as connection:
+        registered = _registered_paths(catalog, connection)
+        alive = set()
+        for folder in _job_folders(catalog):
+            committed = is_registered(connection, folder.name)
+            if is_running(folder) or (not committed and _newest_change(folder) > limit):
+                alive.add(folder.name)
+            else:
+                cleaned.jobs.append(folder)
+    for path in _data_files(catalog):
+        if path in registered or _job_of(path) in alive:
+            continue
+        if path.stat().st_mtime > limit and not _is_known_job(path, cleaned.jobs):
+            continue
+        cleaned.files.append(path)
+        cleaned.bytes += path.stat().st_size
+    if not dry_run:
+        for path in cleaned.files:
+            path.unlink(missing_ok=True)
+        for folder in cleaned.jobs:
+            shutil.rmtree(folder, ignore_errors=True)
+    return cleaned
+
+
+def expire_versions(catalog: Catalog, *, older_than_s: float, compact: bool = True) -> list[int]:
+    """Merge small files and forget lake versions that no snapshot names; return those forgotten."""
+
+    def change(connection: duck.Connection) -> list[int]:
+        named = connection.execute("select lake_version from snapshots").fetchall()
+        rows = connection.execute(
+            f"select snapshot_id from ducklake_snapshots('{LAKE}') "
+            f"where snapshot_time < now() - interval {int(older_than_s)} second "
+            f"and snapshot_id < (select max(snapshot_id) from ducklake_snapshots('{LAKE}'))"
+        ).fetchall()
+        # By explicit versions only: an age would also take those that snapshots name.
+        expired = sorted({v for (v,) in rows} - {v for (v,) in named})
+        if expired:
+            versions = ", ".join(str(version) for version in expired)
+            connection.execute(
+                f"call ducklake_expire_snapshots('{LAKE}', versions => [{versions}])"
+            )
+        return expired
+
+    if compact:
+        catalog.transact(lambda connection: connection.execute(
+            f"call ducklake_merge_adjacent_files('{LAKE}')"
+        ).fetchall())
+    expired = catalog.transact(change)
+    catalog.transact(lambda connection: connection.execute(
+        f"call ducklake_cleanup_old_files('{LAKE}', cleanup_all => true)"
+    ).fetchall())
+    return expired
+
+
+def check_catalog(
+    catalog: Catalog, *, checksums: bool = True, progress: Callable[[str, int], None] | None = None
+) -> list[str]:
+    """Verify what DuckLake does not: unique ids, files present and whole, side tables in step."""
+    problems: list[str] = []
+    with catalog.reader() as connection:
+        for table in sorted(table_names(connection)):
+            problems += _duplicate_ids(connection, table)
+        problems += _row_counts(connection)
+        problems += _strangers(connection)
+        rows = connection.execute(
+            "select path, bytes, xxh3 from task_files order by path"
+        ).fetchall()
+        live = {str(p) for p in _registered_paths(catalog, connection)}
+    for done, (relative, size, digest) in enumerate(rows, start=1):
+        path = Path(catalog.location.data) / relative
+        if str(path) in live:
+            problems += _file_problems(path, size, digest if checksums else None)
+        if progress is not None:
+            progress("check", done)
+    return problems
+
+
+def _duplicate_ids(connection: duck.Connection, table: str) -> Iterator[str]:
+    keys = {
+        "pairs": "pair_id", "text_ids": "pair_id", "band_keys": "pair_id",
+        "files": "file_id", "runs": "run_id", "snapshots": "snapshot",
+        "duplicates": "pair_id, kind", "scores": "pair_id, model, revision",
+        "duplicate_edges": "kind, a_id, b_id", "file_numbers": "file_id",
+    }  # fmt: skip
+    key = keys.get(table, "pair_id" if table.startswith("signals_") else None)
+    if key is None:
+        return
+    row = connection.execute(
+        f"select count(*) - count(distinct ({key})) from {duck.identifier(table)}"
+    ).fetchone()
+    if row and row[0]:
+        yield f"table {table}: {row[0]:,} rows repeat their key ({key})"
+
+
+def _row_counts(connection: duck.Connection) -> Iterator[str]:
+    rows = connection.execute(
+        "select f.file_id, f.path, f.rows, count(p.pair_id) from files f "
+        "left join pairs p on p.pair_id >> 32 = f.file_id group by all "
+        "having f.rows <> count(p.pair_id) order by f.file_id"
+    ).fetchall()
+    for file_id, path, expected, found in rows:
+        yield f"file {file_id} ({path}): {expected:,} pairs were read, the lake holds {found:,}"
+
+
+def _strangers(connection: duck.Connection) -> Iterator[str]:
+    side_tables = sorted(
+        name for name in table_names(connection)
+        if name.startswith("signals_") or name in ("band_keys", "text_ids", "duplicates")
+    )
+    for table in side_tables:
+        row = connection.execute(
+            f"select count(*) from {duck.identifier(table)} anti join pairs using (pair_id)"
+        ).fetchone()
+        if row and row[0]:
+            yield f"table {table}: {row[0]:,} rows belong to no pair"
+
+
+def _file_problems(path: Path, size: int, digest: str | None) -> Iterator[str]:
+    if not path.exists():
+        yield f"{path} is missing"
+    elif path.stat().st_size != size:
+        yield f"{path} has {path.stat().st_size:,} bytes; {size:,} were registered"
+    elif digest is not None and checksum(path) != digest:
+        yield f"{path} has changed since it was registered (checksum differs)"
+
+
+def _registered_paths(catalog: Catalog, connection: duck.Connection) -> set[Path]:
+    """Name every data file that any version of the lake still uses."""
+    data = Path(catalog.location.data)
+    rows = connection.execute(
+        f"""
+        select f.path, f.path_is_relative, t.path, t.path_is_relative, s.path
+        from __ducklake_metadata_{LAKE}.ducklake_data_file f
+        join __ducklake_metadata_{LAKE}.ducklake_table t using (table_id)
+        join __ducklake_metadata_{LAKE}.ducklake_schema s using (schema_id)
+        union all
+        select f.path, f.path_is_relative, t.path, t.path_is_relative, s.path
+        from __ducklake_metadata_{LAKE}.ducklake_delete_file f
+        join __ducklake_metadata_{LAKE}.ducklake_table t using (table_id)
+        join __ducklake_metadata_{LAKE}.ducklake_schema s using (schema_id)
+        """
+    ).fetchall()
+    return {
+        data / schema / table / path if relative else Path(path)
+        for path, relative, table, _table_relative, schema in rows
+    }
+
+
+def _data_files(catalog: Catalog) -> list[Path]:
+    data = Path(catalog.location.data)
+    return sorted(p for p in data.rglob("*") if p.is_file())
+
+
+def _job_folders(catalog: Catalog) -> list[Path]:
+    if not catalog.jobs_folder.exists():
+        return []
+    return sorted(path for path in catalog.jobs_folder.iterdir() if path.is_dir())
+
+
+def _job_of(path: Path) -> str:
+    """Read the job's name out of ``signals-0123456789ab-stage-00000-000.parquet``."""
+    parts = path.name.lstrip(".").split("-")
+    for position, part in enumerate(parts):
+        if len(part) == 12 and all(c in "0123456789abcdef" for c in part):
+            return "-".join(parts[: position + 1])
+    return path.name
+
+
+def _is_known_job(path: Path, jobs: list[Path]) -> bool:
+    return any(_job_of(path) == job.name for job in jobs)
+
+
+def _newest_change(folder: Path) -> float:
+    return max((p.stat().st_mtime for p in folder.rglob("*") if p.is_file()), default=0.0)

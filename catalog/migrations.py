@@ -1,0 +1,44 @@
+"""Numbered changes of the catalog's own tables, and the refusal of a catalog from the future."""
+
+from collections.abc import Callable
+from typing import Final
+
+from catalog import duck
+from catalog.errors import CatalogTooNewError
+from catalog.schema import SCHEMA_VERSION
+
+# MIGRATIONS[n] brings a catalog from version n to version n + 1.
+MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {}
+
+
+def version_of(connection: duck.Connection) -> int:
+    """Return the schema version that a catalog was last brought to."""
+    row = connection.execute(
+        "select value from counters where counter = 'schema_version'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def is_outdated(found: int) -> bool:
+    """Say whether a catalog needs migrating; raise where it is newer than this Lode."""
+    if found > SCHEMA_VERSION:
+        raise CatalogTooNewError(
+            f"this catalog has schema version {found}; this Lode knows versions up to "
+            f"{SCHEMA_VERSION}. Install a newer Lode: nothing was changed"
+        )
+    return found < SCHEMA_VERSION
+
+
+def migrate(connection: duck.Connection) -> None:
+    """Apply every missing migration in order."""
+    for version in range(version_of(connection), SCHEMA_VERSION):
+        MIGRATIONS[version](connection)
+    record_current(connection)
+
+
+def record_current(connection: duck.Connection) -> None:
+    """Record that the catalog has this Lode's schema."""
+    connection.execute(
+        "update counters set value = ? where counter = 'schema_version'", [SCHEMA_VERSION]
+    )

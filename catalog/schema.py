@@ -1,0 +1,254 @@
+"""The tables of the catalog and their Arrow schemas: one place, read by every writer.
+
+A table's meaning never changes; a column may be added. Raise ``SCHEMA_VERSION`` with every change and add
+the migration in ``catalog/migrations.py``.
+"""
+
+from typing import Final
+
+import pyarrow as pa
+
+SCHEMA_VERSION: Final = 1
+
+# A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible, 63 bits.
+FILE_SHIFT: Final = 32
+
+FORMS: Final = ("title-content", "question-answer", "input-output", "prompt-response", "text-text")
+TASKS: Final = ("retrieval", "sts", "classification")
+
+PAIRS: Final = pa.schema(
+    [
+        pa.field("pair_id", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("form", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("query", pa.string()),  # null: a passage that is nobody's positive
+        pa.field("positive", pa.string(), nullable=False),
+        pa.field("negatives", pa.list_(pa.string())),
+        pa.field("label", pa.float64()),
+        pa.field("url", pa.string()),
+        pa.field("meta", pa.string()),  # JSON object with the source's other fields
+        pa.field("file_row", pa.int64(), nullable=False),  # 0-based row of the source file
+        pa.field("query_key", pa.uuid()),  # 128-bit xxh3 of the normalised text
+        pa.field("positive_key", pa.uuid(), nullable=False),
+        pa.field("pair_key", pa.uuid()),
+    ]
+)
+
+QUARANTINE: Final = pa.schema(
+    [
+        pa.field("file_id", pa.int64(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("raw", pa.binary()),  # the row as it was read, cut at RAW_MAX_BYTES
+    ]
+)
+
+BANDS: Final = 14
+
+BAND_KEYS: Final = pa.schema(
+    [pa.field("pair_id", pa.int64(), nullable=False)]
+    + [pa.field(f"b{band:02d}", pa.uint64()) for band in range(BANDS)]
+)
+
+# A text's id is the smallest pair_id that holds the same normalised text on that side.
+TEXT_IDS: Final = pa.schema(
+    [
+        pa.field("pair_id", pa.int64(), nullable=False),
+        pa.field("query_id", pa.int64()),
+        pa.field("passage_id", pa.int64(), nullable=False),
+    ]
+)
+
+# Near-duplicate passages that were compared: ids are passage ids, a_id < b_id.
+DUPLICATE_EDGES: Final = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("a_id", pa.int64(), nullable=False),
+        pa.field("b_id", pa.int64(), nullable=False),
+        pa.field("jaccard", pa.float32(), nullable=False),
+    ]
+)
+
+DUPLICATES: Final = pa.schema(
+    [
+        pa.field("pair_id", pa.int64(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # exact | near
+        pa.field("cluster_id", pa.int64(), nullable=False),  # smallest text_id of the cluster
+        # What was compared: the pair itself (exact: its pair_key's smallest pair_id would hide the
+        # row, so it is pair_id), or its passage_id (near: pairs of one passage share a text_id).
+        pa.field("text_id", pa.int64(), nullable=False),
+        pa.field("matched_id", pa.int64(), nullable=False),  # text_id of the best match
+        pa.field("jaccard", pa.float32(), nullable=False),  # with matched_id; 1 for exact
+        pa.field("cluster_size", pa.int64(), nullable=False),  # distinct text_ids
+        pa.field("template", pa.bool_(), nullable=False),  # huge cluster: texts from one template
+        pa.field("survivor", pa.bool_(), nullable=False),  # the first; a policy can choose another
+    ]
+)
+
+# Columns of these tables are written by Lode itself in SQL.
+SOURCES: Final = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("form", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("license", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("fields", pa.string()),  # JSON: how columns were mapped
+    ]
+)
+
+FILES: Final = pa.schema(
+    [
+        pa.field("file_id", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),  # pairs and passages written
+        pa.field("quarantined", pa.int64(), nullable=False),
+    ]
+)
+
+FILE_NUMBERS: Final = pa.schema(
+    [
+        pa.field("file_id", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("job", pa.string(), nullable=False),
+    ]
+)
+
+COUNTERS: Final = pa.schema(
+    [
+        pa.field("counter", pa.string(), nullable=False),
+        pa.field("value", pa.int64(), nullable=False),
+    ]
+)
+
+SIGNAL_COLUMNS: Final = pa.schema(
+    [
+        pa.field("signal", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("table_name", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+    ]
+)
+
+SCORES: Final = pa.schema(
+    [
+        pa.field("pair_id", pa.int64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("revision", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+    ]
+)
+
+POLICIES: Final = pa.schema(
+    [
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("version", pa.int64(), nullable=False),
+        pa.field("document", pa.string(), nullable=False),  # JSON
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+SNAPSHOTS: Final = pa.schema(
+    [
+        pa.field("snapshot", pa.string(), nullable=False),
+        pa.field("lake_version", pa.int64(), nullable=False),
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("policy_version", pa.int64(), nullable=False),
+        pa.field("policy_document", pa.string(), nullable=False),
+        pa.field("pairs", pa.int64(), nullable=False),
+        pa.field("kept", pa.int64(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("parents", pa.list_(pa.string())),
+        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+RUNS: Final = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("recipe", pa.string()),
+        pa.field("settings", pa.string(), nullable=False),  # JSON, resolved
+        pa.field("parents", pa.list_(pa.string())),
+        pa.field("code_version", pa.string(), nullable=False),
+        pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("finished_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("tasks", pa.int64(), nullable=False),
+    ]
+)
+
+# What a job registered, with checksums: DuckLake keeps none.
+TASK_FILES: Final = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("task", pa.int64(), nullable=False),
+        pa.field("table_name", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),  # relative to the catalog's data
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("xxh3", pa.string(), nullable=False),  # 128-bit, hexadecimal
+    ]
+)
+
+TABLES: Final[dict[str, pa.Schema]] = {
+    "sources": SOURCES,
+    "files": FILES,
+    "file_numbers": FILE_NUMBERS,
+    "counters": COUNTERS,
+    "pairs": PAIRS,
+    "quarantine": QUARANTINE,
+    "signal_columns": SIGNAL_COLUMNS,
+    "band_keys": BAND_KEYS,
+    "text_ids": TEXT_IDS,
+    "duplicate_edges": DUPLICATE_EDGES,
+    "duplicates": DUPLICATES,
+    "scores": SCORES,
+    "policies": POLICIES,
+    "snapshots": SNAPSHOTS,
+    "runs": RUNS,
+    "task_files": TASK_FILES,
+}
+
+_SQL_TYPES: Final = {
+    pa.string(): "varchar",
+    pa.binary(): "blob",
+    pa.bool_(): "boolean",
+    pa.int8(): "tinyint",
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.uint8(): "utinyint",
+    pa.uint16(): "usmallint",
+    pa.uint32(): "uinteger",
+    pa.uint64(): "ubigint",
+    pa.float32(): "float",
+    pa.float64(): "double",
+    pa.uuid(): "uuid",
+    pa.timestamp("us", tz="UTC"): "timestamptz",
+}
+
+
+def sql_type(arrow_type: pa.DataType) -> str:
+    """Name the DuckDB type of an Arrow type that the catalog uses."""
+    if pa.types.is_list(arrow_type):
+        return sql_type(arrow_type.value_type) + "[]"
+    if arrow_type not in _SQL_TYPES:
+        raise ValueError(f"the catalog has no column type for {arrow_type}")
+    return _SQL_TYPES[arrow_type]
+
+
+def create_table_sql(name: str, schema: pa.Schema) -> str:
+    """Write the CREATE TABLE statement of a schema."""
+    columns = ",\n  ".join(
+        f'"{field.name}" {sql_type(field.type)}{"" if field.nullable else " not null"}'
+        for field in schema
+    )
+    return f'create table "{name}" (\n  {columns}\n)'

@@ -1,0 +1,213 @@
+"""Snapshots: names for (lake version, policy), immutable and comparable row by row."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalog import duck
+from catalog.columns import available_columns
+from catalog.errors import CatalogError
+from catalog.expressions import unknown_name
+from catalog.lake import Catalog, current_version
+from catalog.policies import NAME, Policy
+from catalog.policy_store import active_policy, latest_policy, load_policy
+from catalog.records import now, to_json
+from catalog.verdicts import check_policy, masks_sql, verdicts_sql
+from catalog.views import use_policy
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A named, immutable selection of pairs. ``pairs`` and ``kept`` count rows with a query."""
+
+    name: str
+    lake_version: int
+    policy: Policy
+    policy_version: int
+    pairs: int
+    kept: int
+    digest: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two snapshots differ: totals, and why rows came or went, most frequent first."""
+
+    added: int
+    removed: int
+    unchanged: int
+    reasons: list[tuple[str, str, int]]  # came | went, why, rows
+
+
+def create_snapshot(catalog: Catalog, name: str, policy_name: str | None = None) -> Snapshot:
+    """Name what a policy keeps of the lake as it is now.
+
+    The same name for the same rows is no change; for other rows it is refused.
+    """
+    if not NAME.fullmatch(name):
+        raise CatalogError(f"snapshot {name!r}: a name is made of a-z, 0-9, _, . and -")
+    with catalog.reader() as connection:
+        version = current_version(connection)
+        policy, policy_version = _choose_policy(connection, policy_name)
+        pairs, kept, digest = measure(connection, policy)
+    created_at = now()
+    content = to_json(policy.to_document())
+
+    def change(connection: duck.Connection) -> None:
+        old = connection.execute(
+            "select digest from snapshots where snapshot = ?", [name]
+        ).fetchone()
+        if old is not None and old[0] == digest:
+            return
+        if old is not None:
+            raise CatalogError(
+                f"snapshot {name!r} exists and holds other rows (digest {old[0]}, now {digest}); "
+                "snapshots are immutable: choose another name"
+            )
+        connection.execute(
+            "insert into snapshots values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [name, version, policy.name, policy_version, content, pairs, kept, digest, [], created_at],
+        )
+
+    catalog.transact(change)
+    return load_snapshot(catalog, name)
+
+
+def list_snapshots(connection: duck.Connection) -> list[Snapshot]:
+    """List all snapshots, oldest first."""
+    rows = connection.execute(
+        "select snapshot, lake_version, policy_document, policy_version, pairs, kept, digest, "
+        "created_at from snapshots order by created_at, snapshot"
+    ).fetchall()
+    return [
+        Snapshot(name, version, Policy.from_document(json.loads(document)), *rest)
+        for name, version, document, *rest in rows
+    ]
+
+
+def load_snapshot(catalog: Catalog, name: str) -> Snapshot:
+    """Return a snapshot by name."""
+    with catalog.reader() as connection:
+        found = {snapshot.name: snapshot for snapshot in list_snapshots(connection)}
+    if name not in found:
+        raise CatalogError(unknown_name("snapshot", name, found))
+    return found[name]
+
+
+@contextmanager
+def snapshot_reader(catalog: Catalog, snapshot: Snapshot) -> Iterator[duck.Connection]:
+    """Open the lake as a snapshot sees it, its policy's views included."""
+    with catalog.reader(version=snapshot.lake_version) as connection:
+        use_policy(connection, snapshot.policy)
+        yield connection
+
+
+def measure(connection: duck.Connection, policy: Policy) -> tuple[int, int, str]:
+    """Count pairs and kept pairs, and digest the kept rows whatever their order.
+
+    The digest covers id and keys of every kept row, passages without a query included.
+    """
+    columns = available_columns(connection)
+    check_policy(connection, policy, columns)
+    row = connection.execute(
+        f"""
+        with masks as (
+        {masks_sql(policy, columns)}
+        )
+        select
+          count(*) filter (m.is_pair),
+          count(*) filter (m.is_pair and m.fails = 0),
+          -- md5 is the same in every release of DuckDB, its hash() is not.
+          sum(md5_number_lower(concat_ws('|', p.pair_id, p.query_key, p.positive_key))::hugeint)
+            filter (m.fails = 0),
+          count(*) filter (m.fails = 0)
+        from masks m join {columns.prefix}pairs p using (pair_id)
+        """
+    ).fetchone()
+    assert row is not None
+    pairs, kept, total, rows = row
+    files = connection.execute("select file_id, sha256 from files order by file_id").fetchall()
+    content = to_json({"sum": str(total), "rows": rows, "files": [list(file) for file in files]})
+    return int(pairs), int(kept), hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def diff_snapshots(catalog: Catalog, before: Snapshot, after: Snapshot) -> Difference:
+    """Compare two snapshots by pair: what came, what went, and which conditions decided it."""
+    with _two_lakes(catalog, before, after) as connection:
+        rows = connection.execute(
+            """
+            select change, why, count(*) from differences
+            group by all order by change, count(*) desc, why
+            """
+        ).fetchall()
+        same = connection.execute(
+            "select count(*) from before join after using (pair_id) where before.kept and after.kept"
+        ).fetchone()
+    assert same is not None
+    reasons = [(change, why, int(n)) for change, why, n in rows]
+    return Difference(
+        added=sum(n for change, _, n in reasons if change == "came"),
+        removed=sum(n for change, _, n in reasons if change == "went"),
+        unchanged=int(same[0]),
+        reasons=reasons,
+    )
+
+
+def diff_rows(catalog: Catalog, before: Snapshot, after: Snapshot, limit: int) -> list[dict[str, object]]:
+    """List pairs that came or went, in the order of their ids."""
+    with _two_lakes(catalog, before, after) as connection:
+        result = connection.execute(
+            f"""
+            select d.change, d.why, d.pair_id, p.source, p.query, p.positive
+            from differences d join lake_after.pairs p using (pair_id)
+            order by d.pair_id limit {int(limit)}
+            """
+        )
+        names = [column[0] for column in result.description]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+@contextmanager
+def _two_lakes(
+    catalog: Catalog, before: Snapshot, after: Snapshot
+) -> Iterator[duck.Connection]:
+    """Attach both versions and name their verdicts ``before`` and ``after``."""
+    with catalog.reader() as connection:
+        for side, snapshot in (("before", before), ("after", after)):
+            attach = catalog.attach_sql(f"lake_{side}", version=snapshot.lake_version)
+            duck.retry(lambda attach=attach: connection.execute(attach))  # type: ignore[misc]
+            columns = available_columns(connection, lake=f"lake_{side}")
+            sql = verdicts_sql(snapshot.policy, columns)
+            connection.execute(f"create temp table {side} as {sql}")
+        connection.execute(
+            """
+            create temp view differences as
+            select
+              coalesce(a.pair_id, b.pair_id) as pair_id,
+              case when coalesce(a.kept, false) then 'came' else 'went' end as change,
+              case
+                when b.pair_id is null then 'new pair'
+                when a.pair_id is null then 'pair deleted'
+                when a.kept then array_to_string(b.rejected_by, ', ')
+                else array_to_string(a.rejected_by, ', ')
+              end as why
+            from before b full join after a using (pair_id)
+            where coalesce(a.kept, false) <> coalesce(b.kept, false)
+            """
+        )
+        yield connection
+
+
+def _choose_policy(connection: duck.Connection, name: str | None) -> tuple[Policy, int]:
+    if name:
+        load_policy(connection, name)  # raises for an unknown name
+    found = latest_policy(connection, name) if name else active_policy(connection)
+    if found is None:
+        raise CatalogError(
+            "the catalog has no policy yet; run: lode curate RECIPE, or lode policy add FILE"
+        )
+    return found

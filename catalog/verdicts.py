@@ -1,0 +1,203 @@
+"""Verdicts: a policy becomes one scan that gives every failed condition of every pair.
+
+Each condition is a bit. It is evaluated in the scan of the table that holds its columns, before any
+join, so that what is joined by pair id is one 64-bit mask a table and not dozens of columns. The bits
+of ``where`` travel the same way. Conditions over several tables are evaluated after the join, and
+duplicate conditions last, over the members of clusters only.
+"""
+
+from dataclasses import dataclass, field
+
+from catalog import duck
+from catalog.columns import Columns
+from catalog.errors import PolicyError
+from catalog.expressions import Expression, parse
+from catalog.policies import Condition, Policy, parse_order
+
+
+@dataclass
+class _Scan:
+    """What one provider's scan computes: bits that fail, bits whose ``where`` holds, raw columns."""
+
+    fails: list[tuple[int, str]] = field(default_factory=list)
+    wheres: list[tuple[int, str]] = field(default_factory=list)
+    columns: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Plan:
+    """Where each condition is evaluated."""
+
+    scans: dict[str, _Scan]
+    late_fails: list[tuple[int, str]] = field(default_factory=list)
+    late_wheres: list[tuple[int, str]] = field(default_factory=list)
+    unconditional: int = 0  # bits of conditions without ``where``
+
+
+def masks_sql(policy: Policy, columns: Columns) -> str:
+    """Write the query that gives (pair_id, is_pair, fails): bit i is set where condition i fails.
+
+    ``is_pair`` is false for a passage without a query. The query reads each table once.
+    """
+    plan = _plan(policy, columns)
+    ctes = [_scan_cte(columns, name, scan) for name, scan in plan.scans.items()]
+    ctes.append(_joined_cte(plan))
+    current = "joined"
+    for bit, condition in enumerate(policy.conditions):
+        if condition.unique is not None:
+            ctes.append(_losers_cte(bit, condition, policy, columns, current))
+            ctes.append(
+                f"with_{bit} as (\n  select b.pair_id, b.is_pair,\n"
+                f"    b.fails | (case when l.pair_id is null then 0 else {1 << bit} end)::ubigint "
+                f"as fails\n  from {current} b left join losers_{bit} l using (pair_id)\n)"
+            )
+            current = f"with_{bit}"
+    return "with " + ",\n".join(ctes) + f"\nselect pair_id, is_pair, fails from {current}"
+
+
+def verdicts_sql(policy: Policy, columns: Columns) -> str:
+    """Write the query that gives (pair_id, kept, rejected_by): the names of all failed conditions."""
+    names = ", ".join(duck.quote(condition.name) for condition in policy.conditions)
+    if not policy.conditions:
+        names_sql = "[]::varchar[]"
+    else:
+        # Few masks are distinct: their lists are made once and looked up.
+        names_sql = (
+            f"[name for name, bit in [{names}] if (fails >> (bit - 1)::ubigint) & 1 = 1]"
+        )
+    return (
+        f"with masks as (\n{masks_sql(policy, columns)}\n),\n"
+        f"reasons as (\n  select fails, {names_sql} as rejected_by\n"
+        "  from (select distinct fails from masks)\n)\n"
+        "select m.pair_id, m.fails = 0 as kept, r.rejected_by\n"
+        "from masks m join reasons r using (fails)"
+    )
+
+
+def check_policy(connection: duck.Connection, policy: Policy, columns: Columns) -> None:
+    """Raise PolicyError where a condition names an unknown signal or does not type-check."""
+    for condition in policy.conditions:
+        what = f"condition {condition.name!r}"
+        for text in (condition.require, condition.where):
+            if text is not None:
+                _check_expression(connection, text, what, columns, boolean=True)
+    for order in policy.prefer:
+        _check_expression(connection, parse_order(order)[0], f"prefer {order!r}", columns)
+
+
+def _check_expression(
+    connection: duck.Connection, text: str, what: str, columns: Columns, *, boolean: bool = False
+) -> None:
+    expression = parse(text, what)
+    sources = columns.providers_of(expression, what)
+    joins = " ".join(
+        f"left join {columns.providers[name].relation} as {duck.identifier(name)} using (pair_id)"
+        for name in sources
+        if name != "pairs"
+    )
+    pairs = columns.providers["pairs"].relation
+    sql = f"select ({expression.sql}) as value from {pairs} as pairs {joins}"
+    try:
+        # DESCRIBE binds the query without reading a row.
+        described = connection.execute(f"describe {sql}").fetchall()
+    except duck.Error as error:
+        reason = str(error).split("\n")[0]
+        raise PolicyError(f"{what}: {text!r} cannot be evaluated: {reason}") from error
+    if boolean and described[0][1] != "BOOLEAN":
+        raise PolicyError(
+            f"{what}: {text!r} is {described[0][1].lower()}, not true or false; write a comparison"
+        )
+
+
+def _plan(policy: Policy, columns: Columns) -> _Plan:
+    plan = _Plan({"pairs": _Scan()})
+    for bit, condition in enumerate(policy.conditions):
+        what = f"condition {condition.name!r}"
+        if condition.unique is not None:
+            continue  # its ``where`` is evaluated among the members of clusters
+        assert condition.require is not None
+        require = parse(condition.require, what)
+        _place(plan, columns, require, what, bit, fails=True)
+        if condition.where is None:
+            plan.unconditional |= 1 << bit
+        else:
+            _place(plan, columns, parse(condition.where, what), what, bit, fails=False)
+    return plan
+
+
+def _place(
+    plan: _Plan, columns: Columns, expression: Expression, what: str, bit: int, *, fails: bool
+) -> None:
+    sources = columns.providers_of(expression, what) or ["pairs"]
+    sql = f"not ({expression.sql}\n)" if fails else f"({expression.sql}\n)"
+    if len(sources) == 1:
+        scan = plan.scans.setdefault(sources[0], _Scan())
+        (scan.fails if fails else scan.wheres).append((bit, sql))
+        return
+    (plan.late_fails if fails else plan.late_wheres).append((bit, sql))
+    for name in expression.columns | columns.score_columns(expression):
+        plan.scans.setdefault(columns.of_column[name], _Scan()).columns.add(name)
+
+
+def _scan_cte(columns: Columns, name: str, scan: _Scan) -> str:
+    fields = ["pair_id", f"{_mask(scan.fails)} as fails", f"{_mask(scan.wheres)} as wheres"]
+    if name == "pairs":
+        fields.append("query_key is not null as is_pair")
+    fields += [duck.identifier(column) for column in sorted(scan.columns)]
+    return (
+        f"{duck.identifier('scan ' + name)} as (\n  select {', '.join(fields)}\n"
+        f"  from {columns.providers[name].relation}\n)"
+    )
+
+
+def _joined_cte(plan: _Plan) -> str:
+    aliases = {name: f"t{position}" for position, name in enumerate(plan.scans)}
+    fails = [f"coalesce({alias}.fails, 0)" for alias in aliases.values()]
+    wheres = [f"coalesce({alias}.wheres, 0)" for alias in aliases.values()]
+    fails.append(_mask(plan.late_fails))
+    wheres += [_mask(plan.late_wheres), f"{plan.unconditional}::ubigint"]
+    joins = "".join(
+        f"\n  left join {duck.identifier('scan ' + name)} {alias} using (pair_id)"
+        for name, alias in aliases.items()
+        if name != "pairs"
+    )
+    return (
+        f"joined as (\n  select t0.pair_id, t0.is_pair,\n    ({' | '.join(fails)})\n"
+        f"    & ({' | '.join(wheres)}) as fails\n  from \"scan pairs\" t0{joins}\n)"
+    )
+
+
+def _losers_cte(bit: int, condition: Condition, policy: Policy, columns: Columns, base: str) -> str:
+    """Members of duplicate clusters whose text is not the surviving one."""
+    what = f"condition {condition.name!r}"
+    orders = [parse_order(order) for order in policy.prefer]
+    expressions = [parse(text, f"prefer {text!r}") for text, _ in orders]
+    where = parse(condition.where, what) if condition.where else None
+    needed: list[str] = []
+    for expression in [*expressions, *([where] if where else [])]:
+        needed += columns.providers_of(expression, what)
+    joins = "".join(
+        f"\n    left join {columns.providers[name].relation} as {duck.identifier(name)} using (pair_id)"
+        for name in dict.fromkeys(needed)
+    )
+    earlier = (1 << bit) - 1
+    ranking = [f"(b.fails & {earlier}::ubigint) <> 0"]
+    for expression, (_, descends) in zip(expressions, orders, strict=True):
+        ranking.append(f"({expression.sql}) {'desc' if descends else 'asc'} nulls last")
+    ranking.append("d.pair_id")
+    kept_rows = f"and ({where.sql}\n)" if where else ""
+    return (
+        f"losers_{bit} as (\n  select pair_id from (\n    select d.pair_id, d.text_id <> first_value("
+        f"d.text_id) over (\n      partition by d.cluster_id order by {', '.join(ranking)}) as loses\n"
+        f"    from {columns.prefix}duplicates d join {base} b using (pair_id){joins}\n"
+        f"    where d.kind = '{condition.unique}' {kept_rows}\n  ) where loses\n)"
+    )
+
+
+def _mask(bits: list[tuple[int, str]]) -> str:
+    """Write a 64-bit number with bit i set where its expression is true (null is not)."""
+    if not bits:
+        return "0::ubigint"
+    return " | ".join(
+        f"(case when {sql} then {1 << bit} else 0 end)::ubigint" for bit, sql in bits
+    )
