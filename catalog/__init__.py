@@ -1,0 +1,1 @@
+"""The catalog: what we have. DuckLake, tables, policies, verdicts, snapshots, exports."""

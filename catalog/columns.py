@@ -1,10 +1,14 @@
 """What the conditions of a policy can use: which relation holds which column."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from catalog import duck
 from catalog.errors import PolicyError
 from catalog.expressions import Expression, score_column, unknown_column
+from catalog.schema import sql_type
 
 PAIR_COLUMNS = (
     "pair_id", "source", "form", "task", "query", "positive", "negatives", "label", "url", "meta",
@@ -43,6 +47,20 @@ class Columns:
         self.providers[provider.name] = provider
         self.of_column.update(dict.fromkeys(provider.columns, provider.name))
 
+    def promise(self, types: Mapping[str, pa.DataType]) -> None:
+        """Add signals that are still to be measured, so that a policy can be checked before them.
+
+        The provider has no rows: what is compiled with it can be bound, not used.
+        """
+        missing = {name: kind for name, kind in types.items() if name not in self.of_column}
+        if missing:
+            fields = ", ".join(
+                f"null::{sql_type(kind)} as {duck.identifier(name)}"
+                for name, kind in missing.items()
+            )
+            relation = f"(select null::bigint as pair_id, {fields} where false)"
+            self.add(Provider("promised", relation, frozenset(missing)))
+
     def providers_of(self, expression: Expression, what: str) -> list[str]:
         """Name the providers that an expression reads, in order; raise for an unknown column."""
         names = []
@@ -74,7 +92,7 @@ def available_columns(connection: duck.Connection, lake: str = "lake") -> Column
 
     ``lake`` is the name that the lake is attached under, or empty for the connection's default.
     """
-    prefix = f"{prefix}" if lake else ""
+    prefix = f"{duck.identifier(lake)}." if lake else ""
     columns = Columns(prefix)
     columns.add(Provider("pairs", f"{prefix}pairs", frozenset(PAIR_COLUMNS)))
     for table, signals in signal_tables(connection, prefix):
@@ -95,7 +113,8 @@ def signal_tables(connection: duck.Connection, prefix: str = "") -> list[tuple[s
     """List the side tables of signals in the order they were made, each with its signals."""
     rows = connection.execute(
         f"select table_name, list(signal order by signal) from {prefix}signal_columns "
-        "group by table_name order by min(position)"
+        # Band keys are versioned like signals, but no condition can use them.
+        "where table_name <> 'band_keys' group by table_name order by min(position)"
     ).fetchall()
     return [(table, list(signals)) for table, signals in rows]
 

@@ -29,8 +29,14 @@ RETRIABLE = (
     "could not serialize access",
     "deadlock detected",
 )
-# A commit that fails for one of these fails again in a moment; DuckLake wraps both kinds in one text.
-HOPELESS = ("No space left", "Read-only file system", "readonly database", "Permission denied", "disk is full")
+# What fails again in a moment; DuckLake wraps both kinds in one text.
+HOPELESS = (
+    "No space left",
+    "Read-only file system",
+    "readonly database",
+    "Permission denied",
+    "disk is full",
+)
 
 
 def connect(memory_limit: str | None = None, threads: int | None = None) -> Connection:
@@ -115,7 +121,7 @@ def retry(attempt: Callable[[], T]) -> T:
             if tries == MAX_TRIES or not is_retriable(error):
                 raise
             # Jitter keeps processes that collided from colliding again; it changes no result.
-            wait_s = min(MAX_WAIT_S, 0.01 * 1.5**tries) * (0.5 + random.random())  # noqa: S311
+            wait_s = min(MAX_WAIT_S, 0.01 * 1.5**tries) * (0.5 + random.random())
             log.debug("retry %d after %.2f s: %s", tries, wait_s, error)
             time.sleep(wait_s)
     raise AssertionError("unreachable")

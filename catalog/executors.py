@@ -1,7 +1,9 @@
 """Running a job's tasks: the one door to datatrove's executors, and to progress.
 
-A step is a datatrove ``PipelineStep`` whose ``run`` takes what the step before it yields, the task's
-number and the number of tasks. What flows between Lode's steps are Arrow tables. Steps are pickled to
+A step is a datatrove ``PipelineStep`` whose ``run`` takes what the step before it yields, the
+task's
+number and the number of tasks. What flows between Lode's steps are Arrow tables. Steps are pickled
+to
 the workers: they carry plain values only.
 """
 

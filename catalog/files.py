@@ -48,7 +48,8 @@ def reserve_file_ids(catalog: Catalog, job_id: str, files: list[tuple[str, str]]
         reserved = {(path, sha256): file_id for path, sha256, file_id in rows}
         fresh = [file for file in files if file not in reserved]
         if fresh:
-            # The update of one row makes two jobs that reserve at once conflict, so one of them retries.
+            # The update of one row makes two jobs that reserve at once conflict, so one of them
+            # retries.
             connection.execute(
                 "update counters set value = value + ? where counter = 'file_id'", [len(fresh)]
             )

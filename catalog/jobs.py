@@ -1,6 +1,7 @@
 """Resumable jobs: tasks write Parquet files aside, one commit makes all of them visible.
 
-A job is named by what it does (kind, settings, inputs), so the same command finds its own earlier work.
+A job is named by what it does (kind, settings, inputs), so the same command finds its own earlier
+work.
 Its tasks write whole files under names derived from (job, task), fsync and rename them, and leave a
 manifest; workers need no database. The commit registers every file and the record of the job in one
 transaction. A file that is registered already is never registered again: DuckLake would silently
@@ -34,7 +35,8 @@ from catalog.lake import LAKE, Catalog, scalar
 from catalog.records import checksum, now, sync_file, sync_folder, to_json, write_json
 from catalog.version import code_version
 
-# One row group is what a reader decodes at once; DuckDB's own size, so its threads share files well.
+# One row group is what a reader decodes at once; DuckDB's own size, so its threads share files
+# well.
 ROW_GROUP_ROWS = 122_880
 # A longer file is cut: registration, checksums and resuming stay in seconds.
 FILE_MAX_ROWS = 4_000_000
@@ -260,8 +262,8 @@ class Job:
         replace_tables: tuple[str, ...] = (),
         files: list[WrittenFile] | None = None,
         finish: Callable[[duck.Connection], None] | None = None,
-    ) -> None:
-        """Make the job visible: its files, ``change`` and the record of the run, all or nothing.
+    ) -> list[Manifest]:
+        """Make the job visible and return what its tasks noted: all or nothing.
 
         ``replace_tables`` are emptied first; older versions of the lake keep their rows.
         ``files`` limits what is registered (a stage's files can be intermediate); default all.
@@ -286,6 +288,7 @@ class Job:
 
         self.catalog.transact(transaction)
         self.close_folder()
+        return manifests
 
     def close_folder(self) -> None:
         """Drop what only a re-run would need; logs stay until ``lode gc``."""
@@ -328,8 +331,13 @@ def open_job(
         if not start.exists():
             write_json(
                 start,
-                {"kind": kind, "settings": settings, "inputs": inputs, "recipe": recipe,
-                 "started_at": now().isoformat()},
+                {
+                    "kind": kind,
+                    "settings": settings,
+                    "inputs": inputs,
+                    "recipe": recipe,
+                    "started_at": now().isoformat(),
+                },
             )
         started_at = datetime.fromisoformat(json.loads(start.read_text())["started_at"])
         yield Job(catalog, kind, job_id, dict(settings), recipe, started_at)

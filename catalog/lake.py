@@ -30,10 +30,9 @@ class Catalog:
         catalog.location.work.mkdir(parents=True, exist_ok=True)
         if "://" not in catalog.location.data:
             Path(catalog.location.data).mkdir(parents=True, exist_ok=True)
-        with catalog._commit_lock():
-            with catalog._attached(create=True) as connection:
-                if not _has_table(connection, "counters"):
-                    _transaction(connection, _create_tables)
+        with catalog._commit_lock(), catalog._attached() as connection:
+            if not _has_table(connection, "counters"):
+                _transaction(connection, _create_tables)
         return cls.open(url)
 
     @classmethod
@@ -48,7 +47,8 @@ class Catalog:
         with catalog.reader() as connection:
             if not _has_table(connection, "counters"):
                 raise CatalogMissingError(
-                    f"{location.url} holds a lake but not Lode's tables; run: lode init {location.url}"
+                    f"{location.url} holds a lake without Lode's tables; "
+                    f"run: lode init {location.url}"
                 )
             found = migrations.version_of(connection)
             outdated = migrations.is_outdated(found)
@@ -61,7 +61,9 @@ class Catalog:
         """Plans, logs and manifests of jobs; deleted by ``lode gc`` when they are done."""
         return self.location.work / "jobs"
 
-    def attach_sql(self, name: str = LAKE, *, read_only: bool = True, version: int | None = None) -> str:
+    def attach_sql(
+        self, name: str = LAKE, *, read_only: bool = True, version: int | None = None
+    ) -> str:
         """Write the ATTACH statement that opens this catalog in any DuckDB."""
         options = [f"data_path {duck.quote(self.location.data)}", "override_data_path true"]
         if read_only:
@@ -85,7 +87,7 @@ class Catalog:
 
     @contextlib.contextmanager
     def reader(self, version: int | None = None) -> Iterator[duck.Connection]:
-        """Open the lake read-only, now or as it was at a version; unqualified names are the lake's."""
+        """Open the lake read-only, now or as it was at a version; plain names are the lake's."""
         with self._attached(read_only=True, version=version) as connection:
             yield connection
 
@@ -108,7 +110,7 @@ class Catalog:
 
     @contextlib.contextmanager
     def _attached(
-        self, *, read_only: bool = False, version: int | None = None, create: bool = False
+        self, *, read_only: bool = False, version: int | None = None
     ) -> Iterator[duck.Connection]:
         connection = duck.connect()
         try:

@@ -14,7 +14,7 @@ ENVIRONMENT_VARIABLE = "LODE_CATALOG"
 
 @dataclass(frozen=True)
 class Location:
-    """The three places of a catalog: metadata (what DuckLake attaches), data, work (jobs, locks)."""
+    """The three places of a catalog: metadata (for DuckLake), data, work (jobs, locks)."""
 
     url: str
     metadata: str
@@ -60,8 +60,8 @@ def _postgres(url: str) -> Location:
     for name in ("data", "work"):
         if name not in options:
             raise ValueError(
-                f"catalog URL: {name}=… is missing; a catalog in PostgreSQL needs data= (a folder or "
-                "s3://bucket/prefix) and work= (a folder that all workers share)"
+                f"catalog URL: {name}=… is missing; a catalog in PostgreSQL needs data= "
+                "(a folder or s3://bucket/prefix) and work= (a folder that all workers share)"
             )
     fields = {
         "host": parts.hostname,

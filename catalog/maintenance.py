@@ -77,13 +77,17 @@ def expire_versions(catalog: Catalog, *, older_than_s: float, compact: bool = Tr
         return expired
 
     if compact:
-        catalog.transact(lambda connection: connection.execute(
-            f"call ducklake_merge_adjacent_files('{LAKE}')"
-        ).fetchall())
+        catalog.transact(
+            lambda connection: connection.execute(
+                f"call ducklake_merge_adjacent_files('{LAKE}')"
+            ).fetchall()
+        )
     expired = catalog.transact(change)
-    catalog.transact(lambda connection: connection.execute(
-        f"call ducklake_cleanup_old_files('{LAKE}', cleanup_all => true)"
-    ).fetchall())
+    catalog.transact(
+        lambda connection: connection.execute(
+            f"call ducklake_cleanup_old_files('{LAKE}', cleanup_all => true)"
+        ).fetchall()
+    )
     return expired
 
 
@@ -139,7 +143,8 @@ def _row_counts(connection: duck.Connection) -> Iterator[str]:
 
 def _strangers(connection: duck.Connection) -> Iterator[str]:
     side_tables = sorted(
-        name for name in table_names(connection)
+        name
+        for name in table_names(connection)
         if name.startswith("signals_") or name in ("band_keys", "text_ids", "duplicates")
     )
     for table in side_tables:

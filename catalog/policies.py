@@ -3,8 +3,10 @@
 import difflib
 import hashlib
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from catalog.errors import PolicyError
@@ -41,7 +43,9 @@ class Condition:
         if not self.stage:
             raise PolicyError(f"{what}: stage is missing (language, rules, duplicates, …)")
         if (self.require is None) == (self.unique is None):
-            raise PolicyError(f"{what}: give either require = an SQL condition or unique = exact|near")
+            raise PolicyError(
+                f"{what}: give either require = an SQL condition or unique = exact|near"
+            )
         if self.unique is not None and self.unique not in DUPLICATE_KINDS:
             raise PolicyError(f"{what}: unique is {self.unique!r}; allowed are exact and near")
         for text in (self.require, self.where):
@@ -62,8 +66,8 @@ class Policy:
             raise PolicyError(f"policy {self.name!r}: a name is made of a-z, 0-9, _, . and -")
         if len(self.conditions) > MAX_CONDITIONS:
             raise PolicyError(
-                f"policy {self.name!r} has {len(self.conditions)} conditions; at most {MAX_CONDITIONS} "
-                "are possible: join some with 'and'"
+                f"policy {self.name!r} has {len(self.conditions)} conditions; at most "
+                f"{MAX_CONDITIONS} are possible: join some with 'and'"
             )
         names = [condition.name for condition in self.conditions]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -73,8 +77,8 @@ class Policy:
             places = [i for i, condition in enumerate(self.conditions) if condition.stage == stage]
             if places[-1] - places[0] + 1 != len(places):
                 raise PolicyError(
-                    f"policy {self.name!r}: the conditions of stage {stage!r} are not together; the order "
-                    "of conditions is the order of the funnel"
+                    f"policy {self.name!r}: the conditions of stage {stage!r} are not together; "
+                    "the order of conditions is the order of the funnel"
                 )
         for order in self.prefer:
             parse_order(order)
@@ -116,6 +120,19 @@ class Policy:
         return cls(document["name"], tuple(conditions), tuple(document.get("prefer", ())))
 
 
+def read_policy_file(path: Path) -> Policy:
+    """Read the ``[policy]`` of a TOML file; other sections do not matter here."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PolicyError(f"there is no file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path} is not valid TOML: {error}") from error
+    if "policy" not in content:
+        raise PolicyError(f"{path} has no [policy]")
+    return Policy.from_document({"name": path.stem, **content["policy"]})
+
+
 def parse_order(text: str) -> tuple[str, bool]:
     """Split ``passage_chars desc`` into its expression and whether it descends."""
     match = re.fullmatch(r"(.*?)(?:\s+(asc|desc))?", text.strip(), re.IGNORECASE | re.DOTALL)
@@ -130,4 +147,6 @@ def _refuse_unknown(entry: Mapping[str, Any], allowed: tuple[str, ...], what: st
         if key not in allowed:
             close = difflib.get_close_matches(key, allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise PolicyError(f"{what}: unknown key {key!r}; {hint}allowed are {', '.join(allowed)}")
+            raise PolicyError(
+                f"{what}: unknown key {key!r}; {hint}allowed are {', '.join(allowed)}"
+            )

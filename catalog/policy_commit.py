@@ -15,6 +15,7 @@ def commit_policy(catalog: Catalog, policy: Policy) -> int:
 
     The same content is not stored twice in a row.
     """
+
     def change(connection: duck.Connection) -> int:
         check_policy(connection, policy, available_columns(connection))
         latest = latest_policy(connection, policy.name)

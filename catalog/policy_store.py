@@ -31,7 +31,8 @@ def latest_policy(
 ) -> tuple[Policy, int] | None:
     """Return a stored policy and its version, the newest unless told."""
     row = connection.execute(
-        "select document, version from policies where policy = ? and version = coalesce(?, version) "
+        "select document, version from policies "
+        "where policy = ? and version = coalesce(?, version) "
         "order by version desc, created_at desc limit 1",
         [name, version],
     ).fetchone()

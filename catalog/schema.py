@@ -1,6 +1,7 @@
 """The tables of the catalog and their Arrow schemas: one place, read by every writer.
 
-A table's meaning never changes; a column may be added. Raise ``SCHEMA_VERSION`` with every change and add
+A table's meaning never changes; a column may be added. Raise ``SCHEMA_VERSION`` with every change
+and add
 the migration in ``catalog/migrations.py``.
 """
 
@@ -10,7 +11,8 @@ import pyarrow as pa
 
 SCHEMA_VERSION: Final = 1
 
-# A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible, 63 bits.
+# A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible, 63
+# bits.
 FILE_SHIFT: Final = 32
 
 FORMS: Final = ("title-content", "question-answer", "input-output", "prompt-response", "text-text")
@@ -44,11 +46,13 @@ QUARANTINE: Final = pa.schema(
     ]
 )
 
-BANDS: Final = 14
+# Room for any sensible split of permutations into bands; columns that are not used stay null and
+# cost nothing in Parquet.
+MAX_BANDS: Final = 32
 
 BAND_KEYS: Final = pa.schema(
     [pa.field("pair_id", pa.int64(), nullable=False)]
-    + [pa.field(f"b{band:02d}", pa.uint64()) for band in range(BANDS)]
+    + [pa.field(f"b{band:02d}", pa.uint64()) for band in range(MAX_BANDS)]
 )
 
 # A text's id is the smallest pair_id that holds the same normalised text on that side.

@@ -70,7 +70,18 @@ def create_snapshot(catalog: Catalog, name: str, policy_name: str | None = None)
             )
         connection.execute(
             "insert into snapshots values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [name, version, policy.name, policy_version, content, pairs, kept, digest, [], created_at],
+            [
+                name,
+                version,
+                policy.name,
+                policy_version,
+                content,
+                pairs,
+                kept,
+                digest,
+                [],
+                created_at,
+            ],
         )
 
     catalog.transact(change)
@@ -145,7 +156,8 @@ def diff_snapshots(catalog: Catalog, before: Snapshot, after: Snapshot) -> Diffe
             """
         ).fetchall()
         same = connection.execute(
-            "select count(*) from before join after using (pair_id) where before.kept and after.kept"
+            "select count(*) from before join after using (pair_id) "
+            "where before.kept and after.kept"
         ).fetchone()
     assert same is not None
     reasons = [(change, why, int(n)) for change, why, n in rows]
@@ -157,7 +169,9 @@ def diff_snapshots(catalog: Catalog, before: Snapshot, after: Snapshot) -> Diffe
     )
 
 
-def diff_rows(catalog: Catalog, before: Snapshot, after: Snapshot, limit: int) -> list[dict[str, object]]:
+def diff_rows(
+    catalog: Catalog, before: Snapshot, after: Snapshot, limit: int
+) -> list[dict[str, object]]:
     """List pairs that came or went, in the order of their ids."""
     with _two_lakes(catalog, before, after) as connection:
         result = connection.execute(
@@ -172,9 +186,7 @@ def diff_rows(catalog: Catalog, before: Snapshot, after: Snapshot, limit: int) -
 
 
 @contextmanager
-def _two_lakes(
-    catalog: Catalog, before: Snapshot, after: Snapshot
-) -> Iterator[duck.Connection]:
+def _two_lakes(catalog: Catalog, before: Snapshot, after: Snapshot) -> Iterator[duck.Connection]:
     """Attach both versions and name their verdicts ``before`` and ``after``."""
     with catalog.reader() as connection:
         for side, snapshot in (("before", before), ("after", after)):

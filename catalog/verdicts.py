@@ -1,7 +1,8 @@
 """Verdicts: a policy becomes one scan that gives every failed condition of every pair.
 
 Each condition is a bit. It is evaluated in the scan of the table that holds its columns, before any
-join, so that what is joined by pair id is one 64-bit mask a table and not dozens of columns. The bits
+join, so that what is joined by pair id is one 64-bit mask a table and not dozens of columns. The
+bits
 of ``where`` travel the same way. Conditions over several tables are evaluated after the join, and
 duplicate conditions last, over the members of clusters only.
 """
@@ -17,7 +18,7 @@ from catalog.policies import Condition, Policy, parse_order
 
 @dataclass
 class _Scan:
-    """What one provider's scan computes: bits that fail, bits whose ``where`` holds, raw columns."""
+    """What one provider's scan computes: bits that fail, bits whose ``where`` holds, columns."""
 
     fails: list[tuple[int, str]] = field(default_factory=list)
     wheres: list[tuple[int, str]] = field(default_factory=list)
@@ -56,15 +57,13 @@ def masks_sql(policy: Policy, columns: Columns) -> str:
 
 
 def verdicts_sql(policy: Policy, columns: Columns) -> str:
-    """Write the query that gives (pair_id, kept, rejected_by): the names of all failed conditions."""
+    """Write the query (pair_id, kept, rejected_by): the names of all failed conditions."""
     names = ", ".join(duck.quote(condition.name) for condition in policy.conditions)
     if not policy.conditions:
         names_sql = "[]::varchar[]"
     else:
         # Few masks are distinct: their lists are made once and looked up.
-        names_sql = (
-            f"[name for name, bit in [{names}] if (fails >> (bit - 1)::ubigint) & 1 = 1]"
-        )
+        names_sql = f"[name for name, bit in [{names}] if (fails >> (bit - 1)::ubigint) & 1 = 1]"
     return (
         f"with masks as (\n{masks_sql(policy, columns)}\n),\n"
         f"reasons as (\n  select fails, {names_sql} as rejected_by\n"
@@ -163,7 +162,7 @@ def _joined_cte(plan: _Plan) -> str:
     )
     return (
         f"joined as (\n  select t0.pair_id, t0.is_pair,\n    ({' | '.join(fails)})\n"
-        f"    & ({' | '.join(wheres)}) as fails\n  from \"scan pairs\" t0{joins}\n)"
+        f'    & ({" | ".join(wheres)}) as fails\n  from "scan pairs" t0{joins}\n)'
     )
 
 
@@ -177,7 +176,8 @@ def _losers_cte(bit: int, condition: Condition, policy: Policy, columns: Columns
     for expression in [*expressions, *([where] if where else [])]:
         needed += columns.providers_of(expression, what)
     joins = "".join(
-        f"\n    left join {columns.providers[name].relation} as {duck.identifier(name)} using (pair_id)"
+        f"\n    left join {columns.providers[name].relation} as {duck.identifier(name)} "
+        "using (pair_id)"
         for name in dict.fromkeys(needed)
     )
     earlier = (1 << bit) - 1
@@ -187,8 +187,9 @@ def _losers_cte(bit: int, condition: Condition, policy: Policy, columns: Columns
     ranking.append("d.pair_id")
     kept_rows = f"and ({where.sql}\n)" if where else ""
     return (
-        f"losers_{bit} as (\n  select pair_id from (\n    select d.pair_id, d.text_id <> first_value("
-        f"d.text_id) over (\n      partition by d.cluster_id order by {', '.join(ranking)}) as loses\n"
+        f"losers_{bit} as (\n  select pair_id from (\n"
+        "    select d.pair_id, d.text_id <> first_value(d.text_id) over (\n"
+        f"      partition by d.cluster_id order by {', '.join(ranking)}) as loses\n"
         f"    from {columns.prefix}duplicates d join {base} b using (pair_id){joins}\n"
         f"    where d.kind = '{condition.unique}' {kept_rows}\n  ) where loses\n)"
     )
@@ -198,6 +199,4 @@ def _mask(bits: list[tuple[int, str]]) -> str:
     """Write a 64-bit number with bit i set where its expression is true (null is not)."""
     if not bits:
         return "0::ubigint"
-    return " | ".join(
-        f"(case when {sql} then {1 << bit} else 0 end)::ubigint" for bit, sql in bits
-    )
+    return " | ".join(f"(case when {sql} then {1 << bit} else 0 end)::ubigint" for bit, sql in bits)

@@ -67,7 +67,8 @@ def funnel_sql(policy: Policy, columns: Columns) -> str:
         seen |= bits
     read = (
         f"select 0 as position, '{READ_STAGE}' as stage,\n"
-        f"    t.rows + (select count(*) from {columns.prefix}quarantine) as rows_in, t.rows as rows_out\n"
+        f"    t.rows + (select count(*) from {columns.prefix}quarantine) as rows_in,\n"
+        "    t.rows as rows_out\n"
         "  from (select coalesce(sum(n), 0)::bigint as rows from counts) t"
     )
     later = ""
@@ -88,7 +89,7 @@ def funnel_sql(policy: Policy, columns: Columns) -> str:
 
 
 def rejections_sql(policy: Policy, columns: Columns) -> str:
-    """Write the query (position, reason, stage, pairs, alone): how many pairs fail each condition."""
+    """Write the query (position, reason, stage, pairs, alone): who fails each condition."""
     if not policy.conditions:
         return (
             "select 0 as position, '' as reason, '' as stage, 0::bigint as pairs, "

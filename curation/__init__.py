@@ -1,0 +1,1 @@
+"""Curation: what we keep. Reading, signals, duplicates."""

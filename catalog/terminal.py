@@ -1,0 +1,86 @@
+"""What the commands of all packages share: the catalog option, progress, and errors as messages."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from catalog import duck
+from catalog.errors import CatalogError
+from catalog.lake import Catalog
+from catalog.location import ENVIRONMENT_VARIABLE
+
+CatalogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--catalog",
+        "-c",
+        envvar=ENVIRONMENT_VARIABLE,
+        help="Folder or postgres:// URL of the catalog (default ./corpus).",
+        show_default=False,
+    ),
+]
+
+# Bound once: a job redirects sys.stderr while its tasks run, and progress must stay visible.
+console = Console(file=sys.stderr, highlight=False)
+
+
+def open_catalog(url: str | None) -> Catalog:
+    """Open the catalog that a command was given."""
+    return Catalog.open(url)
+
+
+def say(text: str = "") -> None:
+    """Print a line of a command's result."""
+    sys.stdout.write(text + "\n")
+
+
+@contextlib.contextmanager
+def fail_with_message() -> Iterator[None]:
+    """End the program with one line and status 1 for everything that a user can cause."""
+    try:
+        yield
+    except (CatalogError, ValueError, OSError, duck.Error, RuntimeError) as error:
+        if os.environ.get("LODE_TRACEBACK"):
+            raise
+        sys.stderr.write(f"lode: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("lode: stopped; run the same command again to go on\n")
+        raise SystemExit(130) from None
+
+
+class Bars:
+    """Progress bars, one a stage; on a terminal only."""
+
+    def __init__(self, totals: dict[str, int]) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.totals = totals
+        self.tasks: dict[str, int] = {}
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, stage: str, done: int) -> None:
+        """Show that a stage has done so many of its units."""
+        if stage not in self.tasks:
+            total = self.totals.get(stage)
+            self.tasks[stage] = self.progress.add_task(stage, total=total)
+        self.progress.update(self.tasks[stage], completed=done)  # type: ignore[arg-type]

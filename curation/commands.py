@@ -1,0 +1,105 @@
+"""Commands of curation: read source files, measure and deduplicate, explain signals, run the demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.executors import ExecutorSettings
+from catalog.terminal import Bars, CatalogOption, open_catalog, say
+
+DEFAULT_WORKERS = ExecutorSettings().workers
+WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes at a time.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add curation's commands to the command line."""
+    for command in (ingest, curate, signals, recipes, demo):
+        app.command()(command)
+
+
+def ingest(
+    files: Annotated[list[str] | None, typer.Argument(help="Files, folders or patterns.")] = None,
+    catalog: CatalogOption = None,
+    recipe: Annotated[str | None, typer.Option(help="Read the recipe's [sources].")] = None,
+    map: Annotated[
+        list[str] | None, typer.Option("--map", help="TARGET=COLUMN, such as query=text1.")
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="SETTING=VALUE, such as form=title-content.")
+    ] = None,
+    replace: Annotated[bool, typer.Option(help="Take changed files in place of old ones.")] = False,
+    explain: Annotated[bool, typer.Option(help="Say how files would be read; read nothing.")] = False,
+    workers: WorkersOption = DEFAULT_WORKERS,
+) -> None:
+    """Read files of pairs into the catalog; the same file twice adds nothing."""
+    from curation.ingest import describe_sources, find_sources, ingest_files
+    from curation.recipes import load_recipe
+
+    found = find_sources(files or (), map or (), set or (), load_recipe(recipe) if recipe else None)
+    for line in describe_sources(found):
+        say(line)
+    if explain:
+        return
+    with Bars({"read": sum(source.bytes for source in found)}) as bars:
+        result = ingest_files(
+            open_catalog(catalog), found, replace=replace,
+            executor=ExecutorSettings(workers), progress=bars,
+        )  # fmt: skip
+    say(result.summary())
+
+
+def curate(
+    recipe: Annotated[str, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")],
+    catalog: CatalogOption = None,
+    workers: WorkersOption = DEFAULT_WORKERS,
+) -> None:
+    """Measure signals, find duplicates and apply the recipe's policy; does only what is missing."""
+    from catalog.funnel import show_funnel
+    from curation.curate import curate as run
+    from curation.curate import pending
+    from curation.recipes import load_recipe
+
+    chosen = load_recipe(recipe)
+    found = open_catalog(catalog)
+    with Bars(pending(found, chosen)) as bars:
+        done = run(found, chosen, ExecutorSettings(workers), bars)
+    say(f"measured {done.measured_pairs:,} pairs; policy {chosen.policy.name} version "
+        f"{done.policy_version} is active")  # fmt: skip
+    say(show_funnel(found))
+
+
+def signals(
+    pattern: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
+) -> None:
+    """List every signal: what it measures, its unit, its range and where it comes from."""
+    from curation.signals import signals as registered
+
+    for name, signal in registered.items():
+        if pattern in name:
+            measure = signal.measure
+            span = " to ".join("" if b is None else f"{b:g}" for b in (measure.low, measure.high))
+            say(f"{name:<38} {measure.about} [{measure.unit}{', ' + span if span.strip(' to') else ''}]")
+
+
+def recipes() -> None:
+    """List the recipes that come with Lode."""
+    from curation.recipes import load_recipe, shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        recipe = load_recipe(path)
+        say(f"{name:<14} {len(recipe.policy.conditions)} conditions  {recipe.title}")
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to make corpus, catalog and report.")] = Path(
+        "demo"
+    ),
+    rows: Annotated[int, typer.Option(help="Pairs to generate.")] = 20_000,
+    workers: WorkersOption = DEFAULT_WORKERS,
+) -> None:
+    """Generate a corpus with planted defects, curate it, and say what was found."""
+    from curation.demonstrate import demonstrate
+
+    demonstrate(folder, rows, ExecutorSettings(workers), say)
+

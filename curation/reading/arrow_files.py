@@ -1,0 +1,168 @@
+"""Parquet, Arrow IPC and Hugging Face data set folders: their batches, in bounded memory."""
+
+import json
+import mmap
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.reading.arrow_rows import (
+    RAW_MAX_BYTES,
+    as_texts,
+    broken_columns,
+    broken_rows,
+    decode_dictionaries,
+    gather,
+    row_json,
+)
+from curation.reading.chunks import CHUNK_BYTES, ArrowChunk, Reject, numbers
+from curation.reading.errors import SourceFileError
+
+FILE_MAGIC = b"ARROW1"
+STREAM_MAGIC = b"\xff\xff\xff\xff"
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+# What is decoded at once cannot be larger than its row group; of large groups it is few rows.
+SMALL_GROUP_BYTES = 256 << 20
+FEW_ROWS = 512
+WRITE_AGAIN = "write the file again, or leave it out"
+
+
+def arrow_chunks(
+    path: Path,
+    format_name: str,
+    columns: Collection[str] | None,
+    texts: Collection[str],
+    max_rows: int,
+) -> Iterator[ArrowChunk]:
+    """Yield a file's rows; ``columns`` limits what is read, ``texts`` may be stored as binary."""
+    row = 0
+    batches = _batches(path, format_name, columns, max_rows)
+    pieces = (decode_dictionaries(piece) for batch in batches for piece in _few_rows(batch))
+    for batch in gather(_guarded(path, pieces), max_rows, CHUNK_BYTES):
+        yield _chunk(as_texts(batch, texts), row)
+        row += batch.num_rows
+
+
+def _chunk(batch: pa.RecordBatch, first_row: int) -> ArrowChunk:
+    broken = broken_rows(batch)
+    rows, rows_read = numbers(first_row, batch.num_rows), batch.num_rows
+    rejects = [
+        Reject(
+            first_row + at,
+            f"{', '.join(broken_columns(batch, at))} is not valid UTF-8",
+            row_json(batch, at)[:RAW_MAX_BYTES],
+        )
+        for at in broken
+    ]
+    if broken:
+        whole = np.ones(batch.num_rows, np.bool_)
+        whole[broken] = False
+        batch, rows = batch.filter(pa.array(whole)), rows[whole]
+    return ArrowChunk(batch, rows, rejects, rows_read)
+
+
+def _few_rows(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    if not any(pa.types.is_dictionary(kind) for kind in batch.schema.types):
+        yield batch
+        return
+    # A few bytes of indices can stand for many bytes of text.
+    for start in range(0, batch.num_rows, FEW_ROWS):
+        yield batch.slice(start, FEW_ROWS)
+
+
+def _guarded(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    row = 0
+    try:
+        for batch in batches:
+            yield batch
+            row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        what = str(error).splitlines()[0][:300]
+        raise SourceFileError(path, f"cannot be read: {what}", WRITE_AGAIN, row) from error
+
+
+def _batches(
+    path: Path, format_name: str, columns: Collection[str] | None, max_rows: int
+) -> Iterator[pa.RecordBatch]:
+    if format_name == "parquet":
+        yield from _parquet(path, columns, max_rows)
+        return
+    files = dataset_files(path) if format_name == "hf-dataset" else [path]
+    for file in files:
+        for batch in _ipc(file):
+            yield batch if columns is None else batch.select(_present(batch.schema, columns))
+
+
+def _parquet(
+    path: Path, columns: Collection[str] | None, max_rows: int
+) -> Iterator[pa.RecordBatch]:
+    # Pages are read as they are needed: pre-buffering would hold a whole row group.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        wanted = None if columns is None else _present(file.schema_arrow, columns)
+        for group in range(file.metadata.num_row_groups):
+            small = file.metadata.row_group(group).total_byte_size <= SMALL_GROUP_BYTES
+            rows = max_rows if small else min(FEW_ROWS, max_rows)
+            yield from file.iter_batches(
+                rows, row_groups=[group], columns=wanted, use_threads=False
+            )
+
+
+def _ipc(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield batches that lie in the mapped file; pages that were used are given back."""
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        buffer = pa.py_buffer(mapped)
+        if mapped[: len(FILE_MAGIC)] == FILE_MAGIC:
+            reader = pa.ipc.open_file(pa.BufferReader(buffer))
+            batches: Iterable[pa.RecordBatch] = map(
+                reader.get_batch, range(reader.num_record_batches)
+            )
+        else:
+            if mapped[-len(END_OF_STREAM) :] != END_OF_STREAM:
+                raise pa.ArrowInvalid("the stream has no end mark: it is truncated")
+            batches = pa.ipc.open_stream(pa.BufferReader(buffer))
+        try:
+            for batch in batches:
+                yield batch
+                mapped.madvise(mmap.MADV_DONTNEED)
+        finally:
+            # Batches may still be alive downstream; then the map closes with the last of them.
+            del buffer, batches
+            with suppress(BufferError):
+                mapped.close()
+
+
+def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:
+    return [name for name in schema.names if name in columns]
+
+
+def dataset_files(folder: Path) -> list[Path]:
+    """List the Arrow files of a data set that ``save_to_disk`` wrote, in order."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if state.get("_indices_data_files"):
+        raise SourceFileError(
+            folder,
+            "the data set is a selection of rows",
+            "call flatten_indices() and save it again",
+        )
+    files = [folder / entry["filename"] for entry in state.get("_data_files", [])]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise SourceFileError(
+            folder,
+            f"data files are missing: {', '.join(missing) or 'all'}",
+            "save the data set again",
+        )
+    return files
+
+
+def dataset_splits(folder: Path) -> list[Path]:
+    """List the splits of a Hugging Face data set dictionary, in its order."""
+    names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    return [folder / name for name in names]

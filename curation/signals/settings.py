@@ -1,0 +1,47 @@
+"""The settings of signals: what changes a value beyond the text itself."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+# 200 characters decide the language as the whole text does in 99.9 % of real Chinese passages of
+# more than 200 characters (benchmarks/signals.md), and bound the cost of a book.
+LANGUAGE_MAX_CHARS: Final = 200
+# lid.176 is unreliable below about ten characters; scripts decide there.
+LANGUAGE_MIN_LETTERS: Final = 10
+
+
+@dataclass(frozen=True)
+class SignalSettings:
+    """What a user can add to signals; a change recomputes the signals that it changes, no others."""
+
+    word_lists: tuple[Path, ...] = ()  # text files, one word a line; see curation/signals/words.py
+    domain_lists: tuple[Path, ...] = ()  # text files, one domain a line, beside datatrove's
+    language_max_chars: int = LANGUAGE_MAX_CHARS
+    language_min_letters: int = LANGUAGE_MIN_LETTERS
+
+    def __post_init__(self) -> None:
+        """Check each setting; ValueError says what is allowed."""
+        for setting in ("word_lists", "domain_lists"):
+            paths = tuple(Path(path) for path in getattr(self, setting))
+            object.__setattr__(self, setting, paths)
+            for path in paths:
+                if not path.is_file():
+                    raise ValueError(f"{setting}: there is no file {path}; name an existing text file")
+        if self.language_min_letters < 1:
+            raise ValueError(f"language_min_letters is {self.language_min_letters}: 1 or more")
+        if self.language_max_chars < self.language_min_letters:
+            raise ValueError(
+                f"language_max_chars is {self.language_max_chars}: "
+                f"at least language_min_letters ({self.language_min_letters})"
+            )
+
+
+def digest(*parts: object) -> str:
+    """Name values by eight hexadecimal digits of their SHA-256; a file counts by its content."""
+    hashed = sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else repr(part).encode()
+        hashed.update(sha256(data).digest())
+    return hashed.hexdigest()[:8]
