@@ -1,6 +1,6 @@
 """What the conditions of a policy can use: which relation holds which column."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -75,6 +75,22 @@ class Columns:
             names.append(self.of_column[score_column(model)])
         return list(dict.fromkeys(names))
 
+    def narrow(self, expressions: Iterable[Expression], what: str) -> dict[str, str]:
+        """Write each provider that expressions read as a relation of the columns they use.
+
+        A signal that was measured anew is in two tables under one name: whole tables would clash.
+        """
+        needed: dict[str, set[str]] = {}
+        for expression in expressions:
+            self.providers_of(expression, what)
+            for column in expression.columns | self.score_columns(expression):
+                needed.setdefault(self.of_column[column], set()).add(column)
+        relations = {}
+        for name, used in needed.items():
+            fields = ", ".join(duck.identifier(c) for c in ["pair_id", *sorted(used - {"pair_id"})])
+            relations[name] = f"(select {fields} from {self.providers[name].relation})"
+        return relations
+
     def score_columns(self, expression: Expression) -> set[str]:
         """Name the columns of the scores that an expression reads."""
         return {score_column(model) for model in expression.score_models}
@@ -99,12 +115,12 @@ def available_columns(connection: duck.Connection, lake: str = "lake") -> Column
         columns.add(Provider(table, f"{prefix}{duck.identifier(table)}", frozenset(signals)))
     columns.add(Provider("groups", _groups_sql(prefix), frozenset(GROUP_COLUMNS)))
     columns.add(Provider("clusters", _clusters_sql(prefix), frozenset(CLUSTER_COLUMNS)))
-    for (model,) in connection.execute(f"select distinct model from {prefix}scores").fetchall():
+    models = connection.execute(
+        f"select model, count(distinct revision) from {prefix}scores group by model order by model"
+    ).fetchall()
+    for model, revisions in models:
         name = score_column(model)
-        relation = (
-            f"(select pair_id, score as {duck.identifier(name)} from {prefix}scores "
-            f"where model = {duck.quote(model)})"
-        )
+        relation = _scores_sql(prefix, model, name, one_revision=revisions == 1)
         columns.add(Provider(name, relation, frozenset([name])))
     return columns
 
@@ -117,6 +133,16 @@ def signal_tables(connection: duck.Connection, prefix: str = "") -> list[tuple[s
         "where table_name <> 'band_keys' group by table_name order by min(position)"
     ).fetchall()
     return [(table, list(signals)) for table, signals in rows]
+
+
+def _scores_sql(prefix: str, model: str, name: str, *, one_revision: bool) -> str:
+    # A pair has one score: where a model came in several revisions, that of the last by name.
+    score = "score" if one_revision else "max_by(score, revision)"
+    grouped = "" if one_revision else " group by pair_id"
+    return (
+        f"(select pair_id, {score} as {duck.identifier(name)} from {prefix}scores "
+        f"where model = {duck.quote(model)}{grouped})"
+    )
 
 
 def _groups_sql(prefix: str) -> str:

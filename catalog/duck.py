@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -39,15 +39,27 @@ HOPELESS = (
 )
 
 
-def connect(memory_limit: str | None = None, threads: int | None = None) -> Connection:
-    """Open an in-memory DuckDB that loads nothing by itself."""
+# Extension files whose signature this process has checked already: a check hashes 36 MB, 0.16 s.
+_checked: set[Path] = set()
+
+
+def connect(
+    memory_limit: str | None = None, threads: int | None = None, extensions: Sequence[str] = ()
+) -> Connection:
+    """Open an in-memory DuckDB with these extensions; it loads nothing by itself."""
+    files = {_wheel_file(name) for name in extensions}
     connection = duckdb.connect(
         config={
             # A missing extension must fail at once and by name, not try the network for minutes.
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
+            "allow_unsigned_extensions": bool(files) and files <= _checked,
         }
     )
+    for name in extensions:
+        load_extension(connection, name)
+    _checked.update(path for path in files if path is not None)
+    connection.execute("set allow_unsigned_extensions = false")
     connection.execute("set enable_progress_bar = false")
     connection.execute("set preserve_insertion_order = false")
     limit = memory_limit or os.environ.get("LODE_MEMORY_LIMIT", "2500MB")
@@ -61,7 +73,7 @@ def load_extension(connection: Connection, name: str) -> None:
     """Load an extension from its wheel, or from DuckDB's own store where there is one."""
     path = _wheel_file(name)
     if path is not None:
-        connection.execute(f"load '{path}'")
+        connection.execute(f"load {quote(str(path))}")
         return
     try:
         connection.execute(f"load {name}")

@@ -12,8 +12,12 @@ from catalog.errors import PolicyError
 
 PREFIX = "select ("
 SCORE_FUNCTION = "score"
-# What an expression over one row may not contain; each would read something else than the row.
-FORBIDDEN = {"SUBQUERY": "a subquery", "WINDOW": "a window function", "STAR": "a star"}
+# What a condition is made of; every other kind of node reads something else than the pair's row.
+ROW_CLASSES = (
+    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT",
+    "FUNCTION", "LAMBDA", "OPERATOR",
+)  # fmt: skip
+CLASS_NAMES = {"SUBQUERY": "a subquery", "WINDOW": "a window function", "STAR": "a star"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Expression:
     """A checked expression over the columns of one pair."""
 
     text: str  # as the user wrote it
-    sql: str  # with score('model') replaced by its column
+    sql: str  # as DuckDB understood it, with score('model') replaced by its column
     columns: frozenset[str]
     score_models: frozenset[str]
 
@@ -30,32 +34,35 @@ class Expression:
 def parse(text: str, what: str) -> Expression:
     """Parse a row expression; ``what`` names it in messages."""
     tree = _serialize(text, what)
-    statements = tree["statements"]
-    if len(statements) != 1 or len(statements[0]["node"]["select_list"]) != 1:
+    node = tree["statements"][0]["node"]
+    # A text may close our bracket and go on: only the one expression may differ from a plain one.
+    if len(tree["statements"]) != 1 or _frame(node) != _plain_frame():
         raise PolicyError(f"{what}: {text!r} is not one expression")
-    columns, models = set(), set()
-    for node in _nodes(statements[0]):
-        kind = node.get("class")
-        if kind in FORBIDDEN:
-            raise PolicyError(
-                f"{what}: {text!r} holds {FORBIDDEN[kind]}; a condition may use only the "
-                "columns of its own pair"
-            )
-        if kind == "FUNCTION" and node["function_name"] == SCORE_FUNCTION:
-            model = _score_model(node, text, what)
+    (expression,) = node["select_list"]
+    columns, parameters, models = set(), set(), set()
+    for part in _nodes(expression):
+        kind = part["class"]
+        if kind not in ROW_CLASSES:
+            raise _not_a_row(text, what, CLASS_NAMES.get(kind, kind.lower().replace("_", " ")))
+        if kind == "LAMBDA":
+            parameters |= {n for ref in _nodes(part["lhs"]) for n in ref.get("column_names", [])}
+        elif kind == "FUNCTION" and part["function_name"] == SCORE_FUNCTION:
+            model = _score_model(part, text, what)
             models.add(model)
-            node.clear()
-            node.update(_column_reference(score_column(model)))
+            part.clear()
+            part.update(_column_reference(score_column(model)))
+        elif kind == "FUNCTION":
+            _check_function(part["function_name"], text, what)
         elif kind == "COLUMN_REF":
-            names = node["column_names"]
+            names = part["column_names"]
             if len(names) != 1:
                 raise PolicyError(
                     f"{what}: {'.'.join(names)!r} in {text!r} is qualified; "
                     "write the column's name alone"
                 )
             columns.add(names[0].lower())
-    sql = text if not models else _deserialize(tree)
-    return Expression(text, sql, frozenset(columns), frozenset(models))
+    known = frozenset(columns - parameters)
+    return Expression(text, _deserialize(tree), known, frozenset(models))
 
 
 def score_column(model: str) -> str:
@@ -91,8 +98,10 @@ def _serialize(text: str, what: str) -> dict[str, Any]:
     assert row is not None
     tree: dict[str, Any] = json.loads(row[0])
     if tree["error"]:
-        position = int(tree.get("position", len(PREFIX))) - len(PREFIX)
-        pointer = f" at character {position + 1}" if 0 <= position <= len(text) else ""
+        position = int(tree.get("position", 0)) - len(PREFIX)
+        pointer = f" at character {position + 1}" if position >= 0 else ""
+        if position >= len(text):
+            pointer = " at its end"
         raise PolicyError(f"{what}: cannot read {text!r}{pointer}: {tree['error_message']}")
     return tree
 
@@ -113,6 +122,42 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(tree, list):
         for value in tree:
             yield from _nodes(value)
+
+
+def _frame(node: dict[str, Any]) -> tuple[object, ...]:
+    """Everything of a select statement but its expressions, and how many they are."""
+    rest = {key: value for key, value in node.items() if key != "select_list"}
+    return json.dumps(rest, sort_keys=True), len(node.get("select_list", []))
+
+
+@cache
+def _plain_frame() -> tuple[object, ...]:
+    return _frame(_serialize("true", "")["statements"][0]["node"])
+
+
+def _check_function(name: str, text: str, what: str) -> None:
+    if name in _functions("function_type = 'aggregate'"):
+        raise _not_a_row(text, what, f"the aggregate {name}()")
+    if name == "unnest":
+        raise _not_a_row(text, what, "unnest(), which makes several rows of one")
+    if name in _functions("stability <> 'CONSISTENT'"):
+        raise PolicyError(
+            f"{what}: {text!r} holds {name}(), whose value changes; a verdict must be the same "
+            "for ever"
+        )
+
+
+@cache
+def _functions(condition: str) -> frozenset[str]:
+    sql = f"select distinct function_name from duckdb_functions() where {condition}"
+    rows = _parser().cursor().execute(sql).fetchall()
+    return frozenset(name for (name,) in rows)
+
+
+def _not_a_row(text: str, what: str, found: str) -> PolicyError:
+    return PolicyError(
+        f"{what}: {text!r} holds {found}; a condition may use only the columns of its own pair"
+    )
 
 
 def _score_model(node: dict[str, Any], text: str, what: str) -> str:

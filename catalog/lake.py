@@ -75,15 +75,12 @@ class Catalog:
         target = duck.quote("ducklake:" + self.location.metadata)
         return f"attach {target} as {duck.identifier(name)} ({', '.join(options)})"
 
-    def load_extensions(self, connection: duck.Connection) -> None:
-        """Load what this catalog's URL needs into a connection."""
-        duck.load_extension(connection, "ducklake")
-        duck.load_extension(
-            connection, "sqlite_scanner" if self.location.is_local else "postgres_scanner"
-        )
-        if self.location.data.startswith("s3://"):
-            duck.load_extension(connection, "httpfs")
-            connection.execute("create secret (type s3, provider config)")
+    @property
+    def extensions(self) -> list[str]:
+        """The extensions of DuckDB that this catalog's URL needs."""
+        metadata = "sqlite_scanner" if self.location.is_local else "postgres_scanner"
+        remote = ["httpfs"] if self.location.data.startswith("s3://") else []
+        return ["ducklake", metadata, *remote]
 
     @contextlib.contextmanager
     def reader(self, version: int | None = None) -> Iterator[duck.Connection]:
@@ -112,9 +109,10 @@ class Catalog:
     def _attached(
         self, *, read_only: bool = False, version: int | None = None
     ) -> Iterator[duck.Connection]:
-        connection = duck.connect()
+        connection = duck.connect(extensions=self.extensions)
         try:
-            self.load_extensions(connection)
+            if "httpfs" in self.extensions:
+                connection.execute("create secret (type s3, provider config)")
             spill = self.location.work / "tmp"
             connection.execute(f"set temp_directory = {duck.quote(str(spill))}")
             attach = self.attach_sql(read_only=read_only, version=version)

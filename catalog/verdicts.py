@@ -7,6 +7,7 @@ of ``where`` travel the same way. Conditions over several tables are evaluated a
 duplicate conditions last, over the members of clusters only.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from catalog import duck
@@ -42,7 +43,7 @@ def masks_sql(policy: Policy, columns: Columns) -> str:
     """
     plan = _plan(policy, columns)
     ctes = [_scan_cte(columns, name, scan) for name, scan in plan.scans.items()]
-    ctes.append(_joined_cte(plan))
+    ctes.append(_joined_cte(plan, columns))
     current = "joined"
     for bit, condition in enumerate(policy.conditions):
         if condition.unique is not None:
@@ -88,14 +89,9 @@ def _check_expression(
     connection: duck.Connection, text: str, what: str, columns: Columns, *, boolean: bool = False
 ) -> None:
     expression = parse(text, what)
-    sources = columns.providers_of(expression, what)
-    joins = " ".join(
-        f"left join {columns.providers[name].relation} as {duck.identifier(name)} using (pair_id)"
-        for name in sources
-        if name != "pairs"
-    )
+    joins = _joins(columns.narrow([expression], what))
     pairs = columns.providers["pairs"].relation
-    sql = f"select ({expression.sql}) as value from {pairs} as pairs {joins}"
+    sql = f"select ({expression.sql}) as value from (select pair_id from {pairs}){joins}"
     try:
         # DESCRIBE binds the query without reading a row.
         described = connection.execute(f"describe {sql}").fetchall()
@@ -149,10 +145,13 @@ def _scan_cte(columns: Columns, name: str, scan: _Scan) -> str:
     )
 
 
-def _joined_cte(plan: _Plan) -> str:
+def _joined_cte(plan: _Plan, columns: Columns) -> str:
     aliases = {name: f"t{position}" for position, name in enumerate(plan.scans)}
-    fails = [f"coalesce({alias}.fails, 0)" for alias in aliases.values()]
-    wheres = [f"coalesce({alias}.wheres, 0)" for alias in aliases.values()]
+    fails, wheres = [], []
+    for name, scan in plan.scans.items():
+        relation = columns.providers[name].relation
+        fails.append(_or_without_row(f"{aliases[name]}.fails", scan.fails, relation))
+        wheres.append(_or_without_row(f"{aliases[name]}.wheres", scan.wheres, relation))
     fails.append(_mask(plan.late_fails))
     wheres += [_mask(plan.late_wheres), f"{plan.unconditional}::ubigint"]
     joins = "".join(
@@ -166,32 +165,48 @@ def _joined_cte(plan: _Plan) -> str:
     )
 
 
+def _or_without_row(mask: str, bits: list[tuple[int, str]], relation: str) -> str:
+    """Give a pair that a table has no row of the bits of a row of nulls: not every one is 0."""
+    if not bits:
+        return "0::ubigint"
+    return f"coalesce({mask}, (select {_mask(bits)} from (select 1) left join {relation} on false))"
+
+
 def _losers_cte(bit: int, condition: Condition, policy: Policy, columns: Columns, base: str) -> str:
     """Members of duplicate clusters whose text is not the surviving one."""
-    what = f"condition {condition.name!r}"
-    orders = [parse_order(order) for order in policy.prefer]
-    expressions = [parse(text, f"prefer {text!r}") for text, _ in orders]
-    where = parse(condition.where, what) if condition.where else None
-    needed: list[str] = []
-    for expression in [*expressions, *([where] if where else [])]:
-        needed += columns.providers_of(expression, what)
-    joins = "".join(
-        f"\n    left join {columns.providers[name].relation} as {duck.identifier(name)} "
-        "using (pair_id)"
-        for name in dict.fromkeys(needed)
-    )
-    earlier = (1 << bit) - 1
-    ranking = [f"(b.fails & {earlier}::ubigint) <> 0"]
-    for expression, (_, descends) in zip(expressions, orders, strict=True):
-        ranking.append(f"({expression.sql}) {'desc' if descends else 'asc'} nulls last")
+    ranking = [f"(b.fails & {(1 << bit) - 1}::ubigint) <> 0"]
+    for position, text in enumerate(policy.prefer):
+        ranking.append(f"m.order_{position} {'desc' if parse_order(text)[1] else 'asc'} nulls last")
     ranking.append("d.pair_id")
-    kept_rows = f"and ({where.sql}\n)" if where else ""
+    duplicates = f"{columns.prefix}duplicates"
+    members = _members_sql(
+        condition, policy, columns, f"{duplicates} where kind = '{condition.unique}'"
+    )
     return (
         f"losers_{bit} as (\n  select pair_id from (\n"
         "    select d.pair_id, d.text_id <> first_value(d.text_id) over (\n"
         f"      partition by d.cluster_id order by {', '.join(ranking)}) as loses\n"
-        f"    from {columns.prefix}duplicates d join {base} b using (pair_id){joins}\n"
-        f"    where d.kind = '{condition.unique}' {kept_rows}\n  ) where loses\n)"
+        f"    from {duplicates} d join {base} b using (pair_id)\n"
+        f"    join ({members}) m using (pair_id)\n"
+        f"    where d.kind = '{condition.unique}' and m.belongs\n  ) where loses\n)"
+    )
+
+
+def _members_sql(condition: Condition, policy: Policy, columns: Columns, members: str) -> str:
+    """Write (pair_id, belongs, order_0, …) of the members of clusters."""
+    what = f"condition {condition.name!r}"
+    where = parse(condition.where or "true", what)
+    orders = [parse(parse_order(text)[0], f"prefer {text!r}") for text in policy.prefer]
+    fields = [f"{where.sql} as belongs"]
+    fields += [f"{order.sql} as order_{position}" for position, order in enumerate(orders)]
+    joins = _joins(columns.narrow([where, *orders], what))
+    return f"select pair_id, {', '.join(fields)} from (select pair_id from {members}){joins}"
+
+
+def _joins(relations: Mapping[str, str]) -> str:
+    return "".join(
+        f"\n    left join {relation} as {duck.identifier(name)} using (pair_id)"
+        for name, relation in relations.items()
     )
 
 

@@ -29,7 +29,9 @@ def ingest(
         list[str] | None, typer.Option("--set", help="SETTING=VALUE, such as form=title-content.")
     ] = None,
     replace: Annotated[bool, typer.Option(help="Take changed files in place of old ones.")] = False,
-    explain: Annotated[bool, typer.Option(help="Say how files would be read; read nothing.")] = False,
+    explain: Annotated[
+        bool, typer.Option(help="Say how files would be read; read nothing.")
+    ] = False,
     workers: WorkersOption = DEFAULT_WORKERS,
 ) -> None:
     """Read files of pairs into the catalog; the same file twice adds nothing."""
@@ -50,12 +52,14 @@ def ingest(
 
 
 def curate(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
+    ],
     catalog: CatalogOption = None,
     workers: WorkersOption = DEFAULT_WORKERS,
 ) -> None:
     """Measure signals, find duplicates and apply the recipe's policy; does only what is missing."""
-    from catalog.funnel import show_funnel
+    from catalog.report import funnel_text, gather_stages
     from curation.curate import curate as run
     from curation.curate import pending
     from curation.recipes import load_recipe
@@ -66,7 +70,7 @@ def curate(
         done = run(found, chosen, ExecutorSettings(workers), bars)
     say(f"measured {done.measured_pairs:,} pairs; policy {chosen.policy.name} version "
         f"{done.policy_version} is active")  # fmt: skip
-    say(show_funnel(found))
+    say(funnel_text(gather_stages(found)))
 
 
 def signals(
@@ -79,7 +83,9 @@ def signals(
         if pattern in name:
             measure = signal.measure
             span = " to ".join("" if b is None else f"{b:g}" for b in (measure.low, measure.high))
-            say(f"{name:<38} {measure.about} [{measure.unit}{', ' + span if span.strip(' to') else ''}]")
+            say(
+                f"{name:<38} {measure.about} [{measure.unit}{', ' + span if span.strip(' to') else ''}]"
+            )
 
 
 def recipes() -> None:
@@ -92,9 +98,9 @@ def recipes() -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to make corpus, catalog and report.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(help="Where to make corpus, catalog and report.")
+    ] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Pairs to generate.")] = 20_000,
     workers: WorkersOption = DEFAULT_WORKERS,
 ) -> None:
@@ -102,4 +108,3 @@ def demo(
     from curation.demonstrate import demonstrate
 
     demonstrate(folder, rows, ExecutorSettings(workers), say)
-

@@ -7,7 +7,8 @@ from catalog.executors import ExecutorSettings, ProgressCallback
 from catalog.lake import Catalog
 from catalog.policy_commit import commit_policy
 from catalog.verdicts import check_policy
-from curation.deduplicate import DuplicateSettings, deduplicate
+from curation.deduplicate import deduplicate
+from curation.duplicates import DuplicateSettings
 from curation.measure import STAGE, MeasureSettings, measure, pending_pairs
 from curation.recipes import Recipe
 from curation.signals import SignalSettings, signals
@@ -33,7 +34,9 @@ def curate(
     before any work.
     """
     duplicates = DuplicateSettings(**recipe.duplicates)
-    measuring = MeasureSettings(SignalSettings(**recipe.signals), duplicates.minhash)
+    measuring = MeasureSettings(
+        SignalSettings(**recipe.signals), duplicates.minhash, duplicates.text
+    )
     _check_signals(catalog, recipe)
     measured = measure(catalog, measuring, executor, progress, recipe.name)
     deduplicate(catalog, duplicates, executor, progress, recipe.name)
@@ -44,7 +47,9 @@ def curate(
 def pending(catalog: Catalog, recipe: Recipe) -> dict[str, int]:
     """Count what is still to be done, by the stage that progress will name."""
     duplicates = DuplicateSettings(**recipe.duplicates)
-    measuring = MeasureSettings(SignalSettings(**recipe.signals), duplicates.minhash)
+    measuring = MeasureSettings(
+        SignalSettings(**recipe.signals), duplicates.minhash, duplicates.text
+    )
     return {STAGE: pending_pairs(catalog, measuring)}
 
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from catalog.executors import ExecutorSettings
-from catalog.funnel import show_funnel
 from catalog.lake import Catalog
-from catalog.report import write_report
+from catalog.report import funnel_text, gather_stages, write_report
 from catalog.snapshots import create_snapshot, load_snapshot, snapshot_reader
 from curation.curate import curate
 from curation.demo.corpus import QUARANTINED, DemoCorpus, generate
@@ -23,13 +22,15 @@ def demonstrate(
 ) -> None:
     """Generate, ingest, curate, snapshot and report; say what was planted and what was found."""
     corpus = generate(folder / "raw", rows)
-    say(f"generated {corpus.rows:,} rows in {len(corpus.files)} files, {corpus.clean:,} of them clean")
+    say(
+        f"generated {corpus.rows:,} rows in {len(corpus.files)} files, {corpus.clean:,} of them clean"
+    )
     catalog = Catalog.create(str(folder / "corpus"))
     sources = find_sources(recipe=load_sources(corpus.recipe))
     say(ingest_files(catalog, sources, executor=executor).summary())
     curate(catalog, demo_recipe(corpus), executor)
     say("")
-    say(show_funnel(catalog))
+    say(funnel_text(gather_stages(catalog)))
     snapshot = create_snapshot(catalog, SNAPSHOT)
     say("")
     say(found_table(catalog, corpus))
@@ -91,4 +92,3 @@ def _quarantined(catalog: Catalog) -> int:
         row = connection.execute("select count(*) from quarantine").fetchone()
     assert row is not None
     return int(row[0])
-

@@ -26,7 +26,7 @@ from catalog.records import to_json
 from catalog.schema import BAND_KEYS, FILE_SHIFT, create_table_sql
 from catalog.views import refresh_views
 from curation.minhash import MinHashSettings, band_keys
-from curation.signals import SignalSettings, compute, signals, versions
+from curation.signals import PairBatch, SignalSettings, compute, signals, versions
 from curation.texts import decode, normalize
 
 # What near-duplicates compare: the passage, or query and passage together.
@@ -175,11 +175,12 @@ class MeasureSignals(PipelineStep):  # type: ignore[misc]
     def measure(self, pairs: pa.Table) -> dict[str, pa.Table]:
         """Compute all missing signals of some pairs at once, then share them out."""
         names = [name for gap in self.gaps for name in gap.signals if gap.table != BAND_KEYS_TABLE]
-        measured = compute(pairs, names, self.settings.signals) if names else None
+        batch = PairBatch(pairs)  # texts are decoded and normalised once for signals and keys
+        measured = compute(batch, names, self.settings.signals) if names else None
         tables = {}
         for gap in self.gaps:
             if gap.table == BAND_KEYS_TABLE:
-                rows = band_key_table(pairs, self.settings)
+                rows = band_key_table(batch, self.settings)
             else:
                 assert measured is not None
                 rows = measured.select(["pair_id", *gap.signals])
@@ -326,21 +327,21 @@ def _replace_band_keys(connection: duck.Connection, version: str) -> None:
     )
 
 
-def band_key_table(pairs: pa.Table, settings: MeasureSettings) -> pa.Table:
+def band_key_table(batch: PairBatch, settings: MeasureSettings) -> pa.Table:
     """Compute the band keys of pairs, in the shape of the table ``band_keys``."""
-    texts = pairs["positive"]
+    texts = batch.normalized_passage
     if settings.text == "pair":
-        texts = pa.compute.binary_join_element_wise(
-            pairs["query"], texts, "\n", null_handling="skip"
-        )
-    keys, valid = band_keys(normalize(decode(texts)), settings.minhash)
+        sides = (batch.column("query"), batch.column("positive"))
+        joined = pa.compute.binary_join_element_wise(*sides, "\n", null_handling="skip")
+        texts = normalize(decode(joined))
+    keys, valid = band_keys(texts, settings.minhash)
     columns = {
         f"b{band:02d}": pa.array(keys[:, band], pa.uint64(), mask=~valid)
         for band in range(settings.minhash.bands)
     }
-    empty = pa.nulls(pairs.num_rows, pa.uint64())
+    empty = pa.nulls(len(batch), pa.uint64())
     arrays = [columns.get(name, empty) for name in BAND_KEYS.names[1:]]
-    return pa.table([pairs["pair_id"], *arrays], schema=BAND_KEYS)
+    return pa.table([batch.column("pair_id"), *arrays], schema=BAND_KEYS)
 
 
 def _plain(settings: MeasureSettings) -> dict[str, object]:

@@ -3,17 +3,19 @@
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from catalog.policies import Policy
+from curation.duplicates import DuplicateSettings
+from curation.signals import SignalSettings
 
 SECTIONS = {
     "recipe": ("name", "title", "source"),
     "sources": None,  # a table per source; curation.reading checks its keys
-    "signals": ("word_lists", "domain_lists", "language_max_chars", "language_min_letters"),
-    "duplicates": ("text", "threshold", "edge_floor", "memory_mb", "template_min_size"),
+    "signals": tuple(setting.name for setting in fields(SignalSettings)),
+    "duplicates": tuple(setting.name for setting in fields(DuplicateSettings)),
     "policy": ("name", "prefer", "conditions"),
 }
 

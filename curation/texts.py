@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba
 import numpy as np
@@ -34,6 +34,8 @@ import xxhash
 CodePoints = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Hashes = npt.NDArray[np.uint64]
+Integer = Any  # in a kernel: numba keeps the width that an integer is made with
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
@@ -88,14 +90,20 @@ def decode(column: pa.Array | pa.ChunkedArray) -> Texts:
 
 def encode(texts: Texts) -> pa.Array:
     """Encode texts as pa.string()."""
-    offsets = _utf8_offsets(texts.codepoints, texts.offsets)
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{offsets[-1]:,} bytes: a string array holds 2 GiB, split the batch")
-    data = np.empty(offsets[-1], np.uint8)
-    _write_utf8(texts.codepoints, data)
+    data, offsets = utf8(texts)
+    if len(data) > np.iinfo(np.int32).max:
+        raise ValueError(f"{len(data):,} bytes: a string array holds 2 GiB, split the batch")
     mask = None if texts.valid.all() else pa.array(texts.valid).buffers()[1]
     buffers = [mask, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
     return pa.Array.from_buffers(pa.string(), len(texts), buffers)
+
+
+def utf8(texts: Texts) -> tuple[npt.NDArray[np.uint8], Offsets]:
+    """Give the UTF-8 of all texts, one after the other, and where each begins and ends."""
+    offsets = _utf8_offsets(texts.codepoints, texts.offsets)
+    data = np.empty(offsets[-1], np.uint8)
+    _write_utf8(texts.codepoints, data)
+    return data, offsets
 
 
 def from_strings(strings: Iterable[str | None]) -> Texts:
@@ -294,7 +302,9 @@ def _normal_table() -> tuple[CodePoints, CodePoints]:
     chars = _assigned()
     joined = "\n".join(chars)
     stripped = str.maketrans({char: "\0" for char in chars if _is_stripped(char)})
-    normal = unicodedata.normalize("NFKC", joined).translate(simplified()).lower().translate(stripped)
+    normal = (
+        unicodedata.normalize("NFKC", joined).translate(simplified()).lower().translate(stripped)
+    )
     table = np.arange(_CODES, dtype=np.uint32)
     table[:0x20] = 0  # Cc
     pool: list[int] = []
@@ -409,9 +419,7 @@ def text_keys(normalized: Texts) -> pa.Array:
 
     128 bits because 64-bit keys collide with probability 6 % somewhere in 1.5 billion texts.
     """
-    offsets = _utf8_offsets(normalized.codepoints, normalized.offsets)
-    data = np.empty(offsets[-1], np.uint8)
-    _write_utf8(normalized.codepoints, data)
+    data, offsets = utf8(normalized)
     view, bounds, digest = memoryview(data.data), offsets.tolist(), xxhash.xxh3_128_digest
     keys = b"".join([digest(view[start:end]) for start, end in itertools.pairwise(bounds)])
     return _uuids(keys, normalized.valid)

@@ -82,8 +82,10 @@ def _find_buckets(keys: Hashes, ids: Ids, new_from: int) -> tuple[Ids, Ids]:
     keys, ids = keys[shared], ids[shared]
     order = np.argsort(keys)
     keys, ids = keys[order], ids[order]
-    follows = np.append(False, keys[1:] == keys[:-1])
-    several = follows | np.append(follows[1:], False)
+    follows = np.zeros(len(keys), np.bool_)
+    follows[1:] = keys[1:] == keys[:-1]
+    several = follows.copy()
+    several[:-1] |= follows[1:]
     keys, ids = keys[several], ids[several]
     ids = ids[np.lexsort((ids, keys))]
     starts = np.flatnonzero(~follows[several])

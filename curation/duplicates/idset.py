@@ -42,6 +42,7 @@ class IdSet:
 
     def save(self, path: Path) -> None:
         """Write the set so that it is there whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".tmp.npz")
         np.savez(aside, starts=self.starts, bits=self.bits)
         sync_file(aside)

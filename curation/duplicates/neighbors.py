@@ -13,7 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.duplicates.pairs import Ids, Packed, Pairs, distinct, no_pairs, subtract, unpack_pairs
+from curation.duplicates.pairs import (
+    Ids,
+    Packed,
+    Pairs,
+    distinct,
+    no_pairs,
+    subtract,
+    unpack_pairs,
+)
 from curation.duplicates.settings import DuplicateSettings
 from curation.texts import kernel
 
@@ -34,10 +42,9 @@ def neighbor_pairs(
     edges = edges.filter(pc.equal(edges["kind"], BAND))
     ends = np.stack([edges["a_id"].to_numpy(), edges["b_id"].to_numpy()], axis=1)
     ids = distinct(ends)
-    rows = np.searchsorted(ids, ends)
-    bounds, others = _adjacency(rows, edges["jaccard"].to_numpy(), len(ids))
+    bounds, others = _adjacency(np.searchsorted(ids, ends), edges["jaccard"].to_numpy(), len(ids))
     first_new = int(np.searchsorted(ids, new_from))
-    packed = _propose(bounds, others, first_new, settings.neighbors)
+    packed = propose(bounds, others, first_new, len(ids), settings.neighbors)
     return subtract(unpack_pairs(packed, ids), compared)
 
 
@@ -56,14 +63,14 @@ def _adjacency(
 
 
 @kernel
-def _propose(bounds: Ids, others: Ids, first_new: int, neighbors: int) -> Packed:
-    """Write the proposals as row of a << 32 | row of c, some of them more than once."""
+def propose(bounds: Ids, others: Ids, begin: int, end: int, neighbors: int) -> Packed:
+    """Write what is proposed for some texts as row of a << 32 | row of c, with repetitions."""
     room = 0
-    for text in range(first_new, len(bounds) - 1):
+    for text in range(begin, end):
         room += min(neighbors, bounds[text + 1] - bounds[text]) * neighbors
     out = np.empty(room, np.uint64)
     put = 0
-    for text in range(first_new, len(bounds) - 1):
+    for text in range(begin, end):
         near = 0
         for at in range(bounds[text], bounds[text + 1]):
             middle = others[at]

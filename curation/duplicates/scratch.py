@@ -1,8 +1,10 @@
-"""Files that the steps of a deduplication leave for each other; they go when the job is committed."""
+"""Files that the steps of a deduplication leave for each other until the job is committed."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +13,23 @@ from catalog.records import sync_file
 from curation.duplicates.pairs import Ids, Pairs, unique_pairs
 from curation.texts import CodePoints, Offsets, Texts, kernel
 
-Bound = tuple[int, int]  # a pair (a, b); stretches of pairs are from one to before the next
+Bound = tuple[int, int]  # a pair (a, b); a stretch of pairs is from one to before the next
 SMALLEST: Bound = (-1, -1)
 LARGEST: Bound = ((1 << 63) - 1, (1 << 63) - 1)
 
 
-def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp.npy")
     np.save(aside, array)
     sync_file(aside)
     aside.rename(path)
+
+
+def map_array(path: Path) -> npt.NDArray[Any]:
+    """Map an array into memory: its pages are read when they are used."""
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,13 @@ class PairRuns:
         """Write the lists of a task one by one; return how many pairs they hold."""
         pairs = 0
         for number, run in enumerate(runs):
-            save_array(self.folder / f"{self.stage}-{task:05d}-{number:04d}.npy", run)
+            save_array(self.folder / f"{self.stage}-{task:05d}-{number:05d}.npy", run)
             pairs += len(run)
         return pairs
 
     def open(self) -> list[Pairs]:
-        """Map all lists; what is not read takes no memory."""
-        paths = sorted(self.folder.glob(f"{self.stage}-?????-????.npy"))
-        return [np.load(path, mmap_mode="r") for path in paths]
+        """Map all lists."""
+        return [map_array(p) for p in sorted(self.folder.glob(f"{self.stage}-?????-?????.npy"))]
 
     def between(self, first: Bound, end: Bound) -> Pairs:
         """Return the distinct pairs of a stretch."""
@@ -54,25 +60,23 @@ class PairRuns:
                 stretches.append(np.array(run[low:high]))
         return unique_pairs(stretches)
 
-    def cut(self, most: int) -> list[tuple[Bound, Bound]]:
-        """Cut all pairs into stretches of about ``most`` pairs, counting repeated ones."""
-        runs = self.open()
+    def cut(self, most: int, *beside: "PairRuns") -> list[tuple[Bound, Bound]]:
+        """Cut pairs, also those of other stages, into stretches of about ``most``.
+
+        A pair that is in several lists counts as several.
+        """
+        runs = [run for stage in (self, *beside) for run in stage.open() if len(run)]
         total = sum(len(run) for run in runs)
         parts = -(-total // most)
         if parts < 2:
             return [(SMALLEST, LARGEST)] if total else []
-        # Every 1,000th pair of every list: a stretch is off by at most 1,000 pairs a list.
+        # Every 1,000th pair of a list: a stretch is off by at most as many in each list.
         step = max(1, min(1000, most // 10))
         sample = np.concatenate([run[::step] for run in runs])
         sample = sample[np.lexsort((sample[:, 1], sample[:, 0]))]
-        inner = [
-            (int(a), int(b))
-            for a, b in sample[[len(sample) * part // parts for part in range(1, parts)]]
-        ]
-        bounds = [SMALLEST, *inner, LARGEST]
-        return [
-            (low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True) if low < high
-        ]
+        rows = [len(sample) * part // parts for part in range(1, parts)]
+        bounds = [SMALLEST, *((int(a), int(b)) for a, b in sample[rows]), LARGEST]
+        return [(low, high) for low, high in itertools.pairwise(bounds) if low < high]
 
 
 @dataclass(frozen=True)
@@ -88,24 +92,25 @@ class TextFiles:
         np.cumsum(texts.lengths[order], out=bounds[1:])
         codes = np.empty(len(texts.codepoints), np.uint32)
         _copy(texts.codepoints, texts.offsets[order], np.arange(len(ids)), bounds, codes)
-        name = f"texts-{task:05d}-{part:04d}"
+        name = f"texts-{task:05d}-{part:05d}"
         for kind, array in (("offsets", bounds), ("codes", codes), ("ids", ids[order])):
             save_array(self.folder / f"{name}-{kind}.npy", array)
 
     def open(self) -> "TextReader":
         """Map all texts."""
         parts = []
-        for path in sorted(self.folder.glob("texts-?????-????-ids.npy")):
-            names = [path.name.replace("-ids", kind) for kind in ("-ids", "-offsets", "-codes")]
-            parts.append([np.load(self.folder / name, mmap_mode="r") for name in names])
-        return TextReader([part for part in parts if len(part[0])])
+        for path in sorted(self.folder.glob("texts-?????-?????-ids.npy")):
+            stem = path.name.removesuffix("ids.npy")
+            offsets, codes = (self.folder / f"{stem}{kind}.npy" for kind in ("offsets", "codes"))
+            parts.append((map_array(path), map_array(offsets), map_array(codes)))
+        return TextReader(parts)
 
 
 @dataclass(frozen=True, eq=False)
 class TextReader:
-    """Texts that are mapped: a list of (ids, offsets, code points)."""
+    """Texts that are mapped: a list of (ids, offsets, code points), none of them empty."""
 
-    parts: Sequence[Sequence[npt.NDArray[np.generic]]]
+    parts: Sequence[tuple[Ids, Offsets, CodePoints]]
 
     def fetch(self, ids: Ids) -> Texts:
         """Return the texts of ids, which ascend and are all there."""
@@ -116,9 +121,8 @@ class TextReader:
             wanted = ids[low:high]
             places = np.searchsorted(part_ids, wanted)
             hits = np.flatnonzero(part_ids[places] == wanted)
-            rows = places[hits]
-            starts = np.asarray(offsets[rows])
-            lengths[low + hits] = np.asarray(offsets[rows + 1]) - starts
+            starts = offsets[places[hits]]
+            lengths[low + hits] = offsets[places[hits] + 1] - starts
             found.append((low + hits, starts, codes))
         if (lengths < 0).any():
             raise AssertionError(f"no text was collected for pair {ids[lengths < 0][0]}")

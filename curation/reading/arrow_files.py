@@ -3,7 +3,6 @@
 import json
 import mmap
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,13 @@ from curation.reading.arrow_rows import (
     as_texts,
     broken_columns,
     broken_rows,
-    decode_dictionaries,
     gather,
     row_json,
+    with_plain_columns,
 )
 from curation.reading.chunks import CHUNK_BYTES, ArrowChunk, Reject, numbers
 from curation.reading.errors import SourceFileError
+from curation.reading.reach import Reach
 
 FILE_MAGIC = b"ARROW1"
 STREAM_MAGIC = b"\xff\xff\xff\xff"
@@ -37,12 +37,13 @@ def arrow_chunks(
     columns: Collection[str] | None,
     texts: Collection[str],
     max_rows: int,
+    reach: Reach,
 ) -> Iterator[ArrowChunk]:
     """Yield a file's rows; ``columns`` limits what is read, ``texts`` may be stored as binary."""
     row = 0
-    batches = _batches(path, format_name, columns, max_rows)
-    pieces = (decode_dictionaries(piece) for batch in batches for piece in _few_rows(batch))
-    for batch in gather(_guarded(path, pieces), max_rows, CHUNK_BYTES):
+    batches = _guarded(path, _batches(path, format_name, columns, max_rows, reach), reach)
+    pieces = (with_plain_columns(piece) for batch in batches for piece in _few_rows(batch))
+    for batch in gather(pieces, max_rows, CHUNK_BYTES):
         yield _chunk(as_texts(batch, texts), row)
         row += batch.num_rows
 
@@ -74,68 +75,67 @@ def _few_rows(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, FEW_ROWS)
 
 
-def _guarded(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    row = 0
+def _guarded(
+    path: Path, batches: Iterable[pa.RecordBatch], reach: Reach
+) -> Iterator[pa.RecordBatch]:
     try:
         for batch in batches:
             yield batch
-            row += batch.num_rows
+            reach.row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         what = str(error).splitlines()[0][:300]
-        raise SourceFileError(path, f"cannot be read: {what}", WRITE_AGAIN, row) from error
+        raise SourceFileError(path, f"cannot be read: {what}", WRITE_AGAIN, reach.row) from error
 
 
 def _batches(
-    path: Path, format_name: str, columns: Collection[str] | None, max_rows: int
+    path: Path, format_name: str, columns: Collection[str] | None, max_rows: int, reach: Reach
 ) -> Iterator[pa.RecordBatch]:
     if format_name == "parquet":
-        yield from _parquet(path, columns, max_rows)
+        yield from _parquet(path, columns, max_rows, reach)
         return
     files = dataset_files(path) if format_name == "hf-dataset" else [path]
     for file in files:
-        for batch in _ipc(file):
+        before = reach.bytes
+        for batch, share in _ipc(file):
+            reach.bytes = before + int(share * file.stat().st_size)
             yield batch if columns is None else batch.select(_present(batch.schema, columns))
 
 
 def _parquet(
-    path: Path, columns: Collection[str] | None, max_rows: int
+    path: Path, columns: Collection[str] | None, max_rows: int, reach: Reach
 ) -> Iterator[pa.RecordBatch]:
+    size = path.stat().st_size
     # Pages are read as they are needed: pre-buffering would hold a whole row group.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         wanted = None if columns is None else _present(file.schema_arrow, columns)
         for group in range(file.metadata.num_row_groups):
             small = file.metadata.row_group(group).total_byte_size <= SMALL_GROUP_BYTES
             rows = max_rows if small else min(FEW_ROWS, max_rows)
-            yield from file.iter_batches(
+            for batch in file.iter_batches(
                 rows, row_groups=[group], columns=wanted, use_threads=False
-            )
-
-
-def _ipc(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield batches that lie in the mapped file; pages that were used are given back."""
-    with (
-        path.open("rb") as stream,
-        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-    ):
-        buffer = pa.py_buffer(mapped)
-        if mapped[: len(FILE_MAGIC)] == FILE_MAGIC:
-            reader = pa.ipc.open_file(pa.BufferReader(buffer))
-            batches: Iterable[pa.RecordBatch] = map(
-                reader.get_batch, range(reader.num_record_batches)
-            )
-        else:
-            if mapped[-len(END_OF_STREAM) :] != END_OF_STREAM:
-                raise pa.ArrowInvalid("the stream has no end mark: it is truncated")
-            batches = pa.ipc.open_stream(pa.BufferReader(buffer))
-        try:
-            for batch in batches:
+            ):
+                reach.bytes = size * (reach.row + batch.num_rows) // file.metadata.num_rows
                 yield batch
-                mapped.madvise(mmap.MADV_DONTNEED)
-        finally:
-            # Batches may still be alive downstream; then the map closes with the last of them.
-            del buffer, batches
-            with suppress(BufferError):
-                mapped.close()
+
+
+def _ipc(path: Path) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """Yield batches that lie in the mapped file, each with the share of the file read so far."""
+    with path.open("rb") as stream:
+        # Closed with the last batch that lies in it, which may be after this function.
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    source = pa.BufferReader(pa.py_buffer(mapped))
+    if mapped[: len(FILE_MAGIC)] == FILE_MAGIC:
+        file = pa.ipc.open_file(source)
+        count = file.num_record_batches
+        batches = ((file.get_batch(at), (at + 1) / count) for at in range(count))
+    else:
+        if mapped[-len(END_OF_STREAM) :] != END_OF_STREAM:
+            raise pa.ArrowInvalid("the stream has no end mark: it is truncated")
+        reader = pa.ipc.open_stream(source)
+        batches = ((batch, source.tell() / len(mapped)) for batch in reader)
+    for batch, share in batches:
+        yield batch, share
+        mapped.madvise(mmap.MADV_DONTNEED)  # give back the pages that were used
 
 
 def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:

@@ -7,13 +7,12 @@ import orjson
 import pyarrow as pa
 
 RAW_MAX_BYTES: Final = 64 << 10
+_VIEWS: Final = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Say whether a column holds texts, dictionary-encoded or not."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return kind in (pa.string(), pa.large_string(), pa.string_view())
+    """Say whether a plain column holds texts."""
+    return kind in (pa.string(), pa.large_string())
 
 
 def row_json(batch: pa.RecordBatch, index: int) -> bytes:
@@ -119,11 +118,14 @@ def _is_valid(batch: pa.RecordBatch) -> bool:
     return True
 
 
-def decode_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Replace dictionary-encoded columns by plain ones."""
-    for at, kind in enumerate(batch.schema.types):
-        if pa.types.is_dictionary(kind):
-            batch = batch.set_column(
-                at, batch.schema.names[at], batch.column(at).dictionary_decode()
-            )
+def with_plain_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Replace dictionaries and views, for which Arrow lacks functions, by plain columns."""
+    for at, column in enumerate(batch.columns):
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        elif column.type in _VIEWS:
+            column = column.cast(_VIEWS[column.type])
+        else:
+            continue
+        batch = batch.set_column(at, batch.schema.names[at], column)
     return batch

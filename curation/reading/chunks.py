@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -134,10 +135,13 @@ class RecordChunk(Chunk):
         super().__init__(rows, rejects, len(rows) + len(rejects))
         self.records = records
         self.lines = lines
+        self._names: list[str] = []
 
     def names(self) -> list[str]:
         """Name the fields in the order in which they first appear."""
-        return list(dict.fromkeys(name for record in self.records for name in record))
+        if not self._names:
+            self._names = list(dict.fromkeys(chain.from_iterable(self.records)))
+        return self._names
 
     def column(self, name: str) -> list[Any]:
         """Return a field of every record."""

@@ -11,6 +11,7 @@ from curation.reading.arrow_rows import RAW_MAX_BYTES
 from curation.reading.chunks import CHUNK_BYTES, RecordChunk, Reject
 from curation.reading.errors import SourceFileError
 from curation.reading.lines import Blocks, TooLong, split_lines
+from curation.reading.reach import Reach
 
 # The module's own limit of 128 kB is for the whole process; ours is max_row_bytes.
 csv.field_size_limit(1 << 30)
@@ -74,10 +75,10 @@ class _Feed:
 
 
 def csv_chunks(
-    path: Path, delimiter: str, quoted: bool, max_rows: int, max_row_bytes: int
+    path: Path, delimiter: str, quoted: bool, max_rows: int, max_row_bytes: int, reach: Reach
 ) -> Iterator[RecordChunk]:
     """Yield the records under the header's names; a row's number counts records, not lines."""
-    blocks = Blocks(path)
+    blocks = Blocks(path, reach)
     feed = _Feed(split_lines(blocks, max_row_bytes), max_row_bytes)
     records = _records(feed, delimiter, quoted)
     header = _header(path, next(records, None))
@@ -87,7 +88,7 @@ def csv_chunks(
     rejects: list[Reject] = []
     size = 0
     for row, (values, raw, reason) in enumerate(records):
-        blocks.row = row
+        reach.row = row
         reason = reason or _count_fault(values, header)
         if reason:
             rejects.append(Reject(row, reason, raw[:RAW_MAX_BYTES]))

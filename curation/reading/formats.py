@@ -11,6 +11,7 @@ from curation.reading.csv_files import csv_chunks
 from curation.reading.errors import SourceFileError
 from curation.reading.json_files import json_array_chunks, json_line_chunks
 from curation.reading.lines import BOM, Blocks, compression_of
+from curation.reading.reach import Reach
 from curation.reading.settings import AUTO, SourceSettings
 
 PARQUET_MAGIC: Final = b"PAR1"
@@ -77,19 +78,21 @@ def open_chunks(
     path: Path,
     found: SourceFormat,
     settings: SourceSettings,
+    reach: Reach,
     columns: Collection[str] | None = None,
     texts: Collection[str] = (),
     max_rows: int = CHUNK_ROWS,
 ) -> Iterator[Chunk]:
     """Yield a file's rows; ``columns`` limits what is read where that saves work."""
     if found.name in ARROW_FORMATS:
-        return arrow_chunks(path, found.name, columns, texts, max_rows)
+        return arrow_chunks(path, found.name, columns, texts, max_rows, reach)
+    max_row_bytes = settings.max_row_bytes
     if found.name in _DELIMITERS:
         delimiter = _DELIMITERS[found.name]
-        return csv_chunks(path, delimiter, settings.csv_quotes, max_rows, settings.max_row_bytes)
+        return csv_chunks(path, delimiter, settings.csv_quotes, max_rows, max_row_bytes, reach)
     if found.name == "json-array":
-        return json_array_chunks(path, max_rows, settings.max_row_bytes)
-    return json_line_chunks(path, max_rows, settings.max_row_bytes)
+        return json_array_chunks(path, max_rows, max_row_bytes, reach)
+    return json_line_chunks(path, max_rows, max_row_bytes, reach)
 
 
 def _folder_format(path: Path) -> str:
@@ -102,7 +105,7 @@ def _folder_format(path: Path) -> str:
 
 
 def _detect(path: Path, compression: str) -> str:
-    head = next(iter(Blocks(path)), b"")[:4096].removeprefix(BOM)
+    head = next(iter(Blocks(path, Reach())), b"")[:4096].removeprefix(BOM)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     binary = _binary_format(head)
     if binary is None:

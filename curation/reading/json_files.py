@@ -12,21 +12,26 @@ from curation.reading.arrow_rows import RAW_MAX_BYTES
 from curation.reading.chunks import CHUNK_BYTES, JSON_NAMES, RecordChunk, Reject
 from curation.reading.errors import SourceFileError
 from curation.reading.lines import Blocks, TooLong, split_lines
+from curation.reading.reach import Reach
 
 _POSITION: Final = re.compile(r": line \d+ column \d+ \(char \d+\)$")
 _OUTSIDE: Final = re.compile(rb'["{}\[\],]')
 _INSIDE: Final = re.compile(rb'["\\]')
 
 
-def json_line_chunks(path: Path, max_rows: int, max_row_bytes: int) -> Iterator[RecordChunk]:
+def json_line_chunks(
+    path: Path, max_rows: int, max_row_bytes: int, reach: Reach
+) -> Iterator[RecordChunk]:
     """Yield the objects of a file with one a line; a row's number is its line's, blanks counted."""
-    blocks = Blocks(path)
+    blocks = Blocks(path, reach)
     return _chunks(blocks, split_lines(blocks, max_row_bytes), max_rows)
 
 
-def json_array_chunks(path: Path, max_rows: int, max_row_bytes: int) -> Iterator[RecordChunk]:
+def json_array_chunks(
+    path: Path, max_rows: int, max_row_bytes: int, reach: Reach
+) -> Iterator[RecordChunk]:
     """Yield the objects of a file that is one JSON array, without holding the array."""
-    blocks = Blocks(path)
+    blocks = Blocks(path, reach)
     return _chunks(blocks, split_array(blocks, max_row_bytes), max_rows)
 
 
@@ -38,7 +43,7 @@ def _chunks(
     rejects: list[Reject] = []
     size = 0
     for row, line in enumerate(lines):
-        blocks.row = row
+        blocks.reach.row = row
         if isinstance(line, TooLong):
             rejects.append(Reject(row, line.reason, line.head))
             size += len(line.head)
@@ -111,12 +116,12 @@ def split_array(blocks: Blocks, max_element_bytes: int) -> Iterator[bytes | TooL
         if len(element) > max_element_bytes:
             skipped += len(element) - RAW_MAX_BYTES
             element = element[:RAW_MAX_BYTES]
-    if scan.depth or not scan.began:
+    if not scan.ended:
         raise SourceFileError(
             blocks.path,
             "the JSON array has no end",
             "get the file again, or leave it out",
-            blocks.row,
+            blocks.reach.row,
         )
     if element.strip():
         raise SourceFileError(
@@ -132,6 +137,7 @@ class _ArrayScan:
     def __init__(self) -> None:
         self.depth = 0
         self.began = False
+        self.ended = False
         self.in_string = False
         self.skip = 0  # an escape sequence began at the end of the last block
 
@@ -139,7 +145,7 @@ class _ArrayScan:
         """Yield the places of the commas between elements, and of the closing bracket."""
         at = self.skip
         self.skip = 0
-        while True:
+        while not self.ended:
             found = (_INSIDE if self.in_string else _OUTSIDE).search(block, at)
             if found is None:
                 self.skip = max(0, at - len(block))
@@ -160,5 +166,6 @@ class _ArrayScan:
             return first  # what stands before the bracket is no element: it is blank
         if sign in b"]}":
             self.depth -= 1
-            return self.depth == 0
+            self.ended = self.depth == 0
+            return self.ended
         return self.depth == 1

@@ -8,9 +8,10 @@ from typing import Any, Final
 from curation.reading.arrow_rows import is_text
 from curation.reading.chunks import ArrowChunk, Chunk
 from curation.reading.errors import SourceFileError
-from curation.reading.fields import FieldPath, Fields, dig, parse_paths
+from curation.reading.fields import TARGETS, FieldPath, Fields, dig, parse_paths
 from curation.reading.formats import SourceFormat, detect_format, open_chunks
-from curation.reading.settings import AUTO, SourceSettings
+from curation.reading.reach import Reach
+from curation.reading.settings import AUTO, STEM, SourceSettings
 from curation.reading.shapes import (
     Guess,
     guess_shape,
@@ -63,12 +64,12 @@ def inspect(path: Path | str, settings: SourceSettings | None = None) -> FormatG
     fields = layout.fields.as_document()
     return FormatGuess(
         layout.path, str(layout.format), layout.columns, layout.kind, fields, layout.form,
-        layout.task, explain(layout),
+        layout.task, f"{layout.path.name}: {explain(layout)}",
     )  # fmt: skip
 
 
 def explain(layout: Layout) -> str:
-    """Write the sentence that tells what was chosen."""
+    """Write the sentence that tells what was chosen; it is the same for files read alike."""
     fields = layout.fields.as_document()
     how = "given" if set(layout.settings.fields) & set(SIDES) else "found by their names"
     mapping = ", ".join(f"{target} = {expression}" for target, expression in fields.items())
@@ -77,9 +78,11 @@ def explain(layout: Layout) -> str:
     kept = "go to meta" if layout.settings.keep_meta else "are dropped"
     task = "sts where a label is, else retrieval" if layout.task == AUTO else layout.task
     others = f"; {', '.join(rest)} {kept}" if rest else ""
+    source = layout.settings.source
+    source = source if source != STEM else "named after the file"
     return (
-        f"{layout.path.name}: {layout.format}, {layout.kind}; columns {how}: {mapping}{others}; "
-        f"source {layout.source}, form {layout.form}, task {task}"
+        f"{layout.format}, {layout.kind}; columns {how}: {mapping}{others}; "
+        f"source {source}, form {layout.form}, task {task}"
     )
 
 
@@ -132,7 +135,7 @@ def _checked(
     for target, chosen in paths.items():
         if len(chosen) > 1 and target not in (*SIDES, "negatives"):
             raise ValueError(f"{path}: {target} is mapped to {len(chosen)} columns; give one")
-    return dict(paths)
+    return {target: paths[target] for target in TARGETS if target in paths}
 
 
 def _given_guess(
@@ -151,7 +154,7 @@ def _given_guess(
 
 def _sample(path: Path, found: SourceFormat, settings: SourceSettings) -> dict[str, list[Any]]:
     """Return the first values of every column, without nulls."""
-    chunk = next(iter(open_chunks(path, found, settings, max_rows=SAMPLE_ROWS)), None)
+    chunk = next(iter(open_chunks(path, found, settings, Reach(), max_rows=SAMPLE_ROWS)), None)
     if chunk is None:
         raise SourceFileError(path, "holds no rows", "leave it out")
     if len(chunk) == 0:

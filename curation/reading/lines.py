@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from curation.reading.arrow_rows import RAW_MAX_BYTES
 from curation.reading.errors import SourceFileError
+from curation.reading.reach import Reach
 
 BLOCK_BYTES: Final = 1 << 20
 BOM: Final = b"\xef\xbb\xbf"
@@ -37,26 +38,26 @@ def compression_of(path: Path) -> str | None:
 
 
 class Blocks:
-    """The decompressed bytes of a file, block by block; ``row`` is for the message of an error."""
+    """The decompressed bytes of a file, block by block."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reach: Reach) -> None:
         self.path = path
-        self.row = 0
+        self.reach = reach
 
     def __iter__(self) -> Iterator[bytes]:
         compression = compression_of(self.path)
         first = True
         try:
-            with pa.input_stream(
-                self.path, compression=compression, buffer_size=BLOCK_BYTES
-            ) as stream:
+            with pa.OSFile(str(self.path)) as file:
+                stream = pa.CompressedInputStream(file, compression) if compression else file
                 while block := stream.read(BLOCK_BYTES):
+                    self.reach.bytes = file.tell()
                     yield self._without_mark(block) if first else block
                     first = False
         except (pa.ArrowException, OSError) as error:
             what = f"cannot be read as {compression}" if compression else "cannot be read"
             raise SourceFileError(
-                self.path, f"{what}: {error}", "get the file again, or leave it out", self.row
+                self.path, f"{what}: {error}", "get the file again, or leave it out", self.reach.row
             ) from error
 
     def _without_mark(self, block: bytes) -> bytes:

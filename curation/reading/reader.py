@@ -14,6 +14,7 @@ from curation.reading.errors import SourceFileError
 from curation.reading.formats import open_chunks
 from curation.reading.layout import Layout, plan_layout
 from curation.reading.nesting import Drafts
+from curation.reading.reach import Reach
 from curation.reading.settings import SourceSettings
 from curation.texts import decode, normalize, pair_keys, text_keys
 
@@ -22,11 +23,16 @@ ORDINALS = 1 << FILE_SHIFT
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """What some source rows became; ``rows`` counts them, whether they made pairs or not."""
+    """What some source rows became.
+
+    ``rows`` counts them, whether they made pairs or not; ``bytes_read`` is how much of the file has
+    been read so far.
+    """
 
     pairs: pa.RecordBatch
     quarantine: pa.RecordBatch
     rows: int
+    bytes_read: int
 
 
 def read_pairs(
@@ -42,8 +48,15 @@ def read_pairs(
 def read_layout(layout: Layout, file_id: int, batch_rows: int = CHUNK_ROWS) -> Iterator[ReadBatch]:
     """Read a file whose layout is decided."""
     columns = None if layout.settings.keep_meta else set(layout.fields.used)
+    reach = Reach()
     chunks = open_chunks(
-        layout.path, layout.format, layout.settings, columns, layout.text_columns, batch_rows
+        layout.path,
+        layout.format,
+        layout.settings,
+        reach,
+        columns,
+        layout.text_columns,
+        batch_rows,
     )
     done = quarantined = ordinal = 0
     reasons: dict[str, int] = {}
@@ -56,7 +69,7 @@ def read_layout(layout: Layout, file_id: int, batch_rows: int = CHUNK_ROWS) -> I
         done, quarantined = done + pairs.num_rows, quarantined + len(rejects)
         for reject in rejects:
             reasons[reject.reason] = reasons.get(reject.reason, 0) + 1
-        yield ReadBatch(pairs, _quarantine(rejects, file_id), chunk.rows_read)
+        yield ReadBatch(pairs, _quarantine(rejects, file_id), chunk.rows_read, reach.bytes)
     if done == 0:
         raise SourceFileError(
             layout.path, _nothing(reasons), "check its content and the field mapping"

@@ -19,7 +19,7 @@ class PairBatch:
     """
 
     def __init__(self, rows: pa.RecordBatch | pa.Table) -> None:
-        """Take a batch; it needs the columns query, positive and url only as far as they are used."""
+        """Take a batch; of query, positive and url it needs the columns that are used."""
         self._rows = rows
 
     def __len__(self) -> int:
@@ -28,9 +28,13 @@ class PairBatch:
 
     def column(self, name: str) -> pa.Array | pa.ChunkedArray:
         """Give an Arrow column of the batch; ValueError names the columns that there are."""
-        if name not in self._rows.schema.names:
+        if not self.has(name):
             raise ValueError(f"no column {name!r} in the batch: it has {self._rows.schema.names}")
         return self._rows.column(name)
+
+    def has(self, name: str) -> bool:
+        """Say whether the batch has a column."""
+        return name in self._rows.schema.names
 
     @cached_property
     def query(self) -> Texts:

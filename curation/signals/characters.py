@@ -47,12 +47,12 @@ _RANGES: Final = {
     "FF71-FF9D",
     HANGUL: "1100-11FF 3131-318E 3200-321E 3260-327E A960-A97C AC00-D7A3 D7B0-D7FB FFA0-FFDC",
     CYRILLIC: "400-484 487-52F 1C80-1C8A 1D2B 2DE0-2DFF A640-A69F",
-    # emoji-data.txt: Emoji_Presentation, and the hearts, faces and signs that are shown so in chats
+    # emoji-data.txt: Emoji_Presentation, and the hearts, faces and signs that chats show so, too
     EMOJI: "231A-231B 23E9-23EC 23F0 23F3 25FD-25FE 2600-2604 2614-2615 263A 2648-2653 2665 267F "
-    "2693 26A1 26AA-26AB 26BD-26BE 26C4-26C5 26CE 26D4 26EA 26F2-26F3 26F5 26FA 26FD 2705 270A-270D "
-    "2728 274C 274E 2753-2755 2757 2763-2764 2795-2797 27B0 27BF 2B1B-2B1C 2B50 2B55 1F004 1F0CF "
-    "1F18E 1F191-1F19A 1F1E6-1F1FF 1F201 1F21A 1F22F 1F232-1F236 1F238-1F23A 1F250-1F251 1F300-1F64F "
-    "1F680-1F6FF 1F7E0-1F7EB 1F90C-1F9FF 1FA70-1FAFF",
+    "2693 26A1 26AA-26AB 26BD-26BE 26C4-26C5 26CE 26D4 26EA 26F2-26F3 26F5 26FA 26FD 2705 "
+    "270A-270D 2728 274C 274E 2753-2755 2757 2763-2764 2795-2797 27B0 27BF 2B1B-2B1C 2B50 2B55 "
+    "1F004 1F0CF 1F18E 1F191-1F19A 1F1E6-1F1FF 1F201 1F21A 1F22F 1F232-1F236 1F238-1F23A "
+    "1F250-1F251 1F300-1F64F 1F680-1F6FF 1F7E0-1F7EB 1F90C-1F9FF 1FA70-1FAFF",
 }
 _MEMBERS: Final = {
     BRACKET: "【】",
@@ -152,10 +152,15 @@ def character_kinds(batch: PairBatch, side: Side, _: SignalSettings) -> Columns:
     classes, kinds = _classes()
     counts = _histogram(texts.codepoints, texts.offsets, classes, len(kinds))
 
-    def of_kind(kind: int) -> npt.NDArray[Any]:
-        return counts[:, np.flatnonzero(kinds & np.uint32(kind))].sum(axis=1)
+    def of_kind(kind: int) -> npt.NDArray[np.int64]:
+        found: npt.NDArray[np.int64] = counts[:, np.flatnonzero(kinds & np.uint32(kind))].sum(
+            axis=1
+        )
+        return found
 
-    columns = {measure.name: ratio(of_kind(kind), texts.lengths) for measure, kind in _SHARES}
+    columns: dict[str, npt.NDArray[Any]] = {
+        measure.name: ratio(of_kind(kind), texts.lengths) for measure, kind in _SHARES
+    }
     columns["traditional_share"] = ratio(of_kind(TRADITIONAL), of_kind(HAN))
     columns["replacement_chars"] = of_kind(REPLACEMENT)
     return columns

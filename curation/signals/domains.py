@@ -30,13 +30,18 @@ def domain(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
     if isinstance(urls, pa.ChunkedArray):
         urls = urls.combine_chunks()
     if urls.null_count == len(urls):
-        return {"domain": pa.nulls(len(urls), pa.string()), "blocked": pa.nulls(len(urls), pa.bool_())}
+        return {
+            "domain": pa.nulls(len(urls), pa.string()),
+            "blocked": pa.nulls(len(urls), pa.bool_()),
+        }
     # Pages of one site stand together: a url is parsed once, a host is looked up once.
     encoded = urls.dictionary_encode()
     hosts = pa.array([host_of(url) for url in encoded.dictionary.to_pylist()], pa.string())
     names = pc.take(hosts, encoded.indices)
     known = names.dictionary_encode()
-    hits = pa.array([is_blocked(name, settings) for name in known.dictionary.to_pylist()], pa.bool_())
+    hits = pa.array(
+        [is_blocked(name, settings) for name in known.dictionary.to_pylist()], pa.bool_()
+    )
     return {"domain": names, "blocked": pc.take(hits, known.indices)}
 
 
@@ -107,7 +112,9 @@ def _listed_hashes(path: Path) -> Hashes:
 
 def _sorted_hashes(lines: Iterable[str]) -> Hashes:
     names = (line.split("#", 1)[0].strip().lower().rstrip(".") for line in lines)
-    return np.unique(np.array([_hash(name.removeprefix("www.")) for name in names if name], np.uint64))
+    return np.unique(
+        np.array([_hash(name.removeprefix("www.")) for name in names if name], np.uint64)
+    )
 
 
 def _archive() -> Path:

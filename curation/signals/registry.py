@@ -17,8 +17,7 @@ import pyarrow as pa
 from curation.signals.batch import PairBatch, Side
 from curation.signals.settings import SignalSettings, digest
 
-Column = npt.NDArray[Any] | pa.Array
-Columns = Mapping[str, Column]
+Columns = Mapping[str, npt.NDArray[Any] | pa.Array]
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,9 @@ def ratio(
 ) -> npt.NDArray[np.float32]:
     """Divide; where there is nothing to divide by, the share is `empty`."""
     whole = np.broadcast_to(whole, part.shape)
-    filled = np.full(part.shape, empty, np.float64)
-    return np.divide(part, whole, out=filled, where=whole != 0).astype(np.float32)
+    filled = np.full(part.shape, empty, np.float32)
+    np.divide(part, whole, out=filled, where=whole != 0, casting="same_kind")
+    return filled
 
 
 def registry(
@@ -117,14 +117,14 @@ def _version(family: Family, settings: SignalSettings) -> str:
 
 
 def compute(
-    rows: pa.RecordBatch | pa.Table,
+    rows: pa.RecordBatch | pa.Table | PairBatch,
     names: Sequence[str],
     settings: SignalSettings,
     families: Sequence[Family],
 ) -> pa.Table:
     """Compute the named signals: pair_id and a column each; families not named cost nothing."""
     _refuse_unknown(names, registry_names(families))
-    batch = PairBatch(rows)
+    batch = rows if isinstance(rows, PairBatch) else PairBatch(rows)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     for family in families:
         for side in family.sides:
@@ -140,7 +140,7 @@ def compute(
 
 
 def _arrow(
-    name: str, values: Column, kind: pa.DataType, batch: PairBatch, side: Side
+    name: str, values: npt.NDArray[Any] | pa.Array, kind: pa.DataType, batch: PairBatch, side: Side
 ) -> pa.Array | pa.ChunkedArray:
     if len(values) != len(batch):
         raise ValueError(f"{name} has {len(values)} values for {len(batch)} pairs")
@@ -213,15 +213,24 @@ def markdown(families: Sequence[Family]) -> str:
         "# Signals",
         "",
         "A signal is a measured column of a pair. Its name begins with the side it is measured on:",
-        "`query_`, `passage_` (the pair's positive) or `pair_`. A `query_` or `pair_` signal is null",
-        "where the pair has no query. A share of an empty text is 0. Characters are Unicode code",
-        "points. This page is generated from the registry; `lode signals` prints the same.",
+        "`query_`, `passage_` (the pair's positive) or `pair_`. A `query_` or `pair_` signal is",
+        "null where the pair has no query. A share of an empty text is 0. Characters are Unicode",
+        "code points. This page is generated from the registry; `lode signals` prints the same.",
     ]
     for family in families:
         sides = ", ".join(f"`{side}_`" for side in family.sides)
         about = (family.compute.__doc__ or "").strip().splitlines()[0]
-        lines += ["", f"## {family.name}", "", f"{about} Sides: {sides}. Version {family.version}.", ""]
-        lines += ["| signal | meaning | unit | range | type | source |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {family.name}",
+            "",
+            f"{about} Sides: {sides}. Version {family.version}.",
+            "",
+        ]
+        lines += [
+            "| signal | meaning | unit | range | type | source |",
+            "|---|---|---|---|---|---|",
+        ]
         lines += [_markdown_row(measure) for measure in family.measures]
     return "\n".join(lines) + "\n"
 
@@ -229,5 +238,12 @@ def markdown(families: Sequence[Family]) -> str:
 def _markdown_row(measure: Measure) -> str:
     bounds = ["" if bound is None else f"{bound:g}" for bound in (measure.low, measure.high)]
     span = " to ".join(bounds) if bounds[1] else f"from {bounds[0]}" if bounds[0] else ""
-    cells = [f"`{measure.name}`", measure.about, measure.unit, span, str(measure.type), measure.source]
+    cells = [
+        f"`{measure.name}`",
+        measure.about,
+        measure.unit,
+        span,
+        str(measure.type),
+        measure.source,
+    ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -14,10 +14,13 @@ from curation.signals.batch import PairBatch, Side
 from curation.signals.characters import SPACE, properties
 from curation.signals.registry import Columns, Family, count, ratio, share
 from curation.signals.settings import SignalSettings
-from curation.texts import CodePoints, Offsets, kernel
+from curation.texts import CodePoints, Hashes, Integer, Offsets, kernel
 
 _TOP_SIZES: Final = (2, 3, 4)
 _DUPLICATE_SIZES: Final = (5, 6, 7, 8, 9, 10)
+_LARGEST_TOP: Final = 4
+_LARGEST: Final = 10
+_PRIME: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 def repeated_ngrams(batch: PairBatch, side: Side, _: SignalSettings) -> Columns:
@@ -67,16 +70,13 @@ def _cover(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Count the characters that repeated n-grams cover, per text and n, and those there are."""
     rows = len(offsets) - 1
-    covered, visible = np.zeros((rows, 11), np.int64), np.zeros(rows, np.int64)
-    longest = 1
+    covered, visible = np.zeros((rows, _LARGEST + 1), np.int64), np.zeros(rows, np.int64)
+    longest = 0
     for row in range(rows):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    room = 64
-    while room < 2 * longest:
-        room *= 2
-    text, hashes = np.empty(longest, np.uint32), np.empty(longest, np.uint64)
-    keys, rounds = np.empty(room, np.uint64), np.zeros(room, np.uint32)
-    uses = np.empty((room, 2), np.int64)  # how often an n-gram was counted, and where that ended
+    text, hashes = np.empty(longest + 1, np.uint32), np.empty(longest + 1, np.uint64)
+    keys, turns = np.empty(_room(longest), np.uint64), np.zeros(_room(longest), np.uint32)
+    uses = np.empty((_room(longest), 2), np.int64)  # an n-gram's count, and where it ended last
     turn = np.uint32(0)
     for row in range(rows):
         size = 0
@@ -84,51 +84,69 @@ def _cover(
             text[size] = code
             size += (kinds[code] & SPACE) == 0
         visible[row] = size
-        room = 64
-        while room < 2 * size:
-            room *= 2
         hashes[:size] = 0
-        for n in range(1, 11):
-            count = size - n + 1
-            if count < 2:
-                break
-            for at in range(count):
-                hashes[at] = (hashes[at] ^ np.uint64(text[at + n - 1])) * _PRIME
-            if n == 1:
-                continue
-            turn += np.uint32(1)
-            if n <= 4:
-                covered[row, n], repeats = _cover_top(
-                    hashes[:count], n, keys[:room], rounds, turn, uses
-                )
-            else:
-                covered[row, n] = _cover_seen(hashes[:count], n, keys[:room], rounds, turn)
-                repeats = covered[row, n] > 0
-            if not repeats:  # n-grams that are all different make longer ones different, too
-                break
+        turn = _cover_text(
+            text[:size], hashes, keys[: _room(size)], turns, turn, uses, covered[row]
+        )
     return covered, visible
 
 
-_PRIME: Final = np.uint64(0x9E3779B97F4A7C15)
+@kernel
+def _room(size: int) -> int:
+    """Give the slots of a table that stays at most half full, a power of two."""
+    room = 64
+    while room < 2 * size:
+        room *= 2
+    return room
 
 
 @kernel
-def _find(hashed: int, keys: CodePoints, rounds: CodePoints, turn: int) -> int:
+def _cover_text(
+    text: CodePoints,
+    hashes: Hashes,
+    keys: Hashes,
+    turns: CodePoints,
+    turn: Integer,
+    uses: npt.NDArray[np.int64],
+    covered: npt.NDArray[np.int64],
+) -> Integer:
+    """Count for n of 2 and more until no n-gram repeats: then no longer one does, either."""
+    for n in range(1, _LARGEST + 1):
+        count = len(text) - n + 1
+        if count < 2:
+            break
+        for at in range(count):
+            hashes[at] = (hashes[at] ^ np.uint64(text[at + n - 1])) * _PRIME
+        if n == 1:
+            continue
+        turn += np.uint32(1)
+        if n <= _LARGEST_TOP:
+            covered[n], repeats = _cover_top(hashes[:count], n, keys, turns, turn, uses)
+        else:
+            covered[n] = _cover_seen(hashes[:count], n, keys, turns, turn)
+            repeats = covered[n] > 0
+        if not repeats:
+            break
+    return turn
+
+
+@kernel
+def _find(hashed: Integer, keys: Hashes, turns: CodePoints, turn: Integer) -> int:
     """Find the slot of a key, or a free one: what an earlier turn left is free."""
     mask = len(keys) - 1
     slot = np.int64(hashed >> np.uint64(32)) & mask
-    while rounds[slot] == turn and keys[slot] != hashed:
+    while turns[slot] == turn and keys[slot] != hashed:
         slot = (slot + 1) & mask
-    return slot
+    return int(slot)
 
 
 @kernel
 def _cover_top(
-    hashes: CodePoints,
+    hashes: Hashes,
     n: int,
-    keys: CodePoints,
-    rounds: CodePoints,
-    turn: int,
+    keys: Hashes,
+    turns: CodePoints,
+    turn: Integer,
     uses: npt.NDArray[np.int64],
 ) -> tuple[int, bool]:
     """Count the characters that the most frequent n-gram covers, not overlapping itself.
@@ -137,32 +155,30 @@ def _cover_top(
     """
     most, repeats = 1, False
     for at in range(len(hashes)):
-        slot = _find(hashes[at], keys, rounds, turn)
-        if rounds[slot] != turn:
-            rounds[slot], keys[slot] = turn, hashes[at]
+        slot = _find(hashes[at], keys, turns, turn)
+        if turns[slot] != turn:
+            turns[slot], keys[slot] = turn, hashes[at]
             uses[slot, 0], uses[slot, 1] = 1, at + n
             continue
         repeats = True
         if at >= uses[slot, 1]:
             uses[slot, 0] += 1
             uses[slot, 1] = at + n
-            most = max(most, uses[slot, 0])
+            most = max(most, int(uses[slot, 0]))
     return (most * n if most > 1 else 0), repeats
 
 
 @kernel
-def _cover_seen(
-    hashes: CodePoints, n: int, keys: CodePoints, rounds: CodePoints, turn: int
-) -> int:
-    """Count the characters of n-grams that stand earlier, as Gopher does: it skips what it counts."""
+def _cover_seen(hashes: Hashes, n: int, keys: Hashes, turns: CodePoints, turn: Integer) -> int:
+    """Count the characters of n-grams that stand earlier; as Gopher does, skip what is counted."""
     covered, at = 0, 0
     while at < len(hashes):
-        slot = _find(hashes[at], keys, rounds, turn)
-        if rounds[slot] == turn:
+        slot = _find(hashes[at], keys, turns, turn)
+        if turns[slot] == turn:
             covered += n
             at += n
         else:
-            rounds[slot], keys[slot] = turn, hashes[at]
+            turns[slot], keys[slot] = turn, hashes[at]
             at += 1
     return covered
 

@@ -1,0 +1,88 @@
+"""Titles that say what is seen, not what is drawn."""
+
+from catalog.report.data import Histogram, ReportData
+from catalog.report.numbers import count, plural, share
+
+
+def headline(data: ReportData) -> str:
+    """Say how many pairs are kept."""
+    if not data.pairs:
+        return "The catalog holds no pairs yet"
+    if data.kept == data.pairs:
+        return f"All {plural(data.pairs, 'pair')} are kept"
+    return f"{count(data.kept)} of {plural(data.pairs, 'pair')} are kept: {_of_pairs(data)}"
+
+
+def funnel(data: ReportData) -> str:
+    """Say at which stage most rows are lost."""
+    lossy = max(data.stages, key=lambda stage: stage.lost, default=None)
+    if lossy is None or not lossy.lost:
+        return "No stage rejects anything"
+    return (
+        f"Most is lost at {lossy.name}: {plural(lossy.lost, 'row')}, "
+        f"{share(lossy.lost, lossy.rows_in)} of what reaches it"
+    )
+
+
+def reasons(data: ReportData) -> str:
+    """Say which condition most pairs fail, and how many fail nothing else."""
+    failed = [reason for reason in data.reasons if reason.pairs]
+    if not failed:
+        return "No condition rejects a pair"
+    most = max(failed, key=lambda reason: reason.pairs)
+    alone = f"{count(most.alone)} of them fail nothing else"
+    if most.alone in (0, most.pairs):
+        alone = f"{'all' if most.alone else 'none'} of them fail nothing else"
+    return f"{most.name} rejects the most: {plural(most.pairs, 'pair')}; {alone}"
+
+
+def overlaps(data: ReportData) -> str:
+    """Say how many rejected pairs fail one condition only."""
+    rejected = data.pairs - data.kept
+    if not rejected:
+        return "No two conditions fail together"
+    alone = sum(one.pairs for one in data.combinations if len(one.reasons) == 1)
+    return f"{share(alone, rejected)} of the rejected pairs fail one condition only"
+
+
+def sources(data: ReportData) -> str:
+    """Say which source loses most of its pairs."""
+    if len(data.sources) < 2:
+        return plural(len(data.sources), "source")
+    least = min(data.sources, key=lambda one: (one.kept / max(one.pairs, 1), one.source))
+    best = max(data.sources, key=lambda one: (one.kept / max(one.pairs, 1), one.source))
+    return (
+        f"{plural(len(data.sources), 'source')}: {share(best.kept, best.pairs)} of {best.source} "
+        f"is kept, {share(least.kept, least.pairs)} of {least.source}"
+    )
+
+
+def histogram(drawn: Histogram) -> str:
+    """Say how many pairs fail, of those that the condition applies to."""
+    whole = drawn.measured + drawn.unmeasured
+    if not drawn.failed:
+        return f"none of {plural(whole, 'pair')} fails"
+    verb = "fails" if drawn.failed == 1 else "fail"
+    return (
+        f"{count(drawn.failed)} {verb}; {share(whole - drawn.failed, whole)} of "
+        f"{plural(whole, 'pair')} pass"
+    )
+
+
+def clusters(data: ReportData) -> str:
+    """Say how many clusters there are and how large the largest is."""
+    if not data.clusters:
+        return "No duplicates were found"
+    parts = []
+    for kind in ("exact", "near"):
+        sizes = [one for one in data.clusters if one.kind == kind]
+        if sizes:
+            total = sum(one.clusters for one in sizes)
+            largest = max(one.size for one in sizes)
+            clustered = plural(total, f"{kind}-duplicate cluster")
+            parts.append(f"{clustered}, the largest of {count(largest)}")
+    return "; ".join(parts)
+
+
+def _of_pairs(data: ReportData) -> str:
+    return share(data.kept, data.pairs)

@@ -1,0 +1,125 @@
+"""Words of lists, found by one Aho-Corasick automaton over both sides.
+
+A list is a text file with a word a line, or a word, a tab and its category; # begins a comment.
+Words are matched in the text as its key sees it, so width, script, case, spaces and punctuation do
+not hide one: 加 微-信 is 加微信. A word of Latin letters must also stand alone in the text itself:
+the key of "these xylophones" has no spaces. Lists of a user go beside the small shipped one.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+from curation.signals.batch import PairBatch, Side
+from curation.signals.registry import Columns, Family, count
+from curation.signals.settings import SignalSettings
+from curation.texts import Texts, encode, from_strings, normalize, utf8
+
+SHIPPED: Final = Path(__file__).parent.parent / "assets" / "words.tsv"
+# Words of a user's list without a category, or with one of his own, count as listed.
+CATEGORIES: Final = ("advertisement", "boilerplate", "fraud", "gambling", "pornography", "listed")
+OTHER: Final = CATEGORIES.index("listed")
+
+
+class WordLists:
+    """The words of some lists as one automaton, and the category of each."""
+
+    def __init__(self, words: dict[str, int], written: dict[str, str]) -> None:
+        """Take words as keys see them: the number of their category, and how they are written."""
+        self.categories = np.array(list(words.values()), np.int64)
+        self.alone = {
+            number: re.compile(rf"(?<![a-z0-9]){re.escape(_fold(written[word]))}(?![a-z0-9])")
+            for number, word in enumerate(words)
+            if word.isascii()
+        }
+        # The double array is the fastest to search; it takes too long to build from many words.
+        self.automaton = BytesAhoCorasick(
+            [word.encode() for word in words],
+            matchkind=MatchKind.LeftmostLongest,
+            implementation=Implementation.ContiguousNFA if len(words) > 5_000 else None,
+        )
+
+    def find(self, texts: Texts) -> npt.NDArray[np.int64]:
+        """Find the longest words in normalised texts, without overlaps: rows of (word, text)."""
+        # One call for the column: a NUL, which no normalised text holds, ends each text.
+        ended = np.insert(texts.codepoints, texts.offsets[1:], np.uint32(0))
+        data, bounds = utf8(Texts(ended, texts.offsets + np.arange(len(texts) + 1), texts.valid))
+        matches = self.automaton.find_matches_as_indexes(data.data)
+        found = np.array(matches, np.int64).reshape(-1, 3)
+        return np.stack([found[:, 0], np.searchsorted(bounds, found[:, 1], "right") - 1], axis=1)
+
+
+def words(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
+    """Words of the lists, found in the normalised text."""
+    lists = load_lists(settings.word_lists)
+    counted = np.zeros((len(batch), len(CATEGORIES)), np.int32)
+    found = lists.find(batch.normalized(side))
+    is_latin = np.isin(found[:, 0], list(lists.alone))
+    others = found[~is_latin]
+    np.add.at(counted, (others[:, 1], lists.categories[others[:, 0]]), 1)
+    for word, row in np.unique(found[is_latin], axis=0).tolist():
+        text = _fold(batch.texts(side).text(row))
+        counted[row, lists.categories[word]] += len(lists.alone[word].findall(text))
+    return {f"{name}_words": counted[:, number] for number, name in enumerate(CATEGORIES)}
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).lower()
+
+
+@lru_cache(maxsize=4)
+def load_lists(paths: tuple[Path, ...]) -> WordLists:
+    """Read the shipped list and a user's; the first list that has a word decides its category."""
+    found: dict[str, int] = {}
+    written: dict[str, str] = {}
+    for path in (SHIPPED, *paths):
+        entries = [_entry(line) for line in _lines(path)]
+        keys = encode(normalize(from_strings([word for word, _ in entries]))).to_pylist()
+        for key, (word, category) in zip(keys, entries, strict=True):
+            if key:
+                found.setdefault(key, category)
+                written.setdefault(key, word)
+    return WordLists(found, written)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"word list {path} is not UTF-8 ({error}); convert it first") from error
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _entry(line: str) -> tuple[str, int]:
+    word, _, category = line.partition("\t")
+    name = category.strip()
+    return word.strip(), CATEGORIES.index(name) if name in CATEGORIES else OTHER
+
+
+def _depends(settings: SignalSettings) -> tuple[object, ...]:
+    return (SHIPPED, *settings.word_lists)
+
+
+_ABOUT: Final = {
+    "advertisement": "words of advertisement",
+    "boilerplate": "words of web pages around the text: 展开全文, 点击阅读 …",
+    "fraud": "words of fraud and illegal services",
+    "gambling": "words of gambling",
+    "pornography": "words of pornography",
+    "listed": "words of a user's lists that have no category of the above",
+}
+WORDS: Final = Family(
+    "words",
+    ("query", "passage"),
+    tuple(count(f"{n}_words", _ABOUT[n], "words", "InternLM2: word block") for n in CATEGORIES),
+    words,
+    version=2,
+    depends=_depends,
+)

@@ -1,0 +1,110 @@
+"""What is to be read: files, patterns and folders, and the settings of each."""
+
+import glob
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation.reading import SourceFileError, SourceSettings, explain, plan_layout, source_files
+from curation.reading.arrow_files import dataset_files
+from curation.reading.settings import stem_of
+from curation.recipes import Recipe
+
+PATHS = "paths"
+# A line for each of more files would hide what was chosen instead of saying it.
+MAX_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a folder that is read as one, and how it is read."""
+
+    path: Path
+    settings: SourceSettings
+
+    @property
+    def bytes(self) -> int:
+        """Count the bytes that are read from the disk."""
+        return sum(file.stat().st_size for file in self.parts())
+
+    def parts(self) -> list[Path]:
+        """List the files that the source consists of."""
+        return dataset_files(self.path) if self.path.is_dir() else [self.path]
+
+
+def find_sources(
+    files: Iterable[str | Path] = (),
+    maps: Iterable[str] = (),
+    sets: Iterable[str] = (),
+    recipe: Recipe | Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Source]:
+    """List what a recipe's ``[sources]`` and a command name, each file once.
+
+    A file that is named after a source of the recipe is read as the recipe says; ``maps`` and
+    ``sets`` say it for all.
+    """
+    tables = recipe.sources if isinstance(recipe, Recipe) else recipe or {}
+    maps, sets = list(maps), list(sets)
+    settings = {
+        name: SourceSettings.from_assignments(maps, sets, _table_settings(name, table))
+        for name, table in tables.items()
+    }
+    default = SourceSettings.from_assignments(maps, sets)
+    found = [
+        Source(path, settings[name])
+        for name, table in tables.items()
+        for pattern in table.get(PATHS, ())
+        for path in expand(pattern)
+    ]
+    for pattern in files:
+        found += [Source(path, settings.get(stem_of(path), default)) for path in expand(pattern)]
+    if not found:
+        raise ValueError(
+            "there is nothing to read: give files, or a recipe whose [sources] have paths"
+        )
+    return _once(found)
+
+
+def describe_sources(sources: Iterable[Source]) -> list[str]:
+    """Say how files would be read, one line for all that are read alike."""
+    alike: dict[str, list[str]] = {}
+    for source in sources:
+        layout = plan_layout(source.path, source.settings)
+        alike.setdefault(explain(layout), []).append(source.path.name)
+    return [f"{_names(names)}: {explanation}" for explanation, names in alike.items()]
+
+
+def expand(pattern: str | Path) -> list[Path]:
+    """List the source files that a path, a folder or a pattern stands for."""
+    path = Path(pattern).expanduser()
+    paths = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    if not paths:
+        what = "matches no file" if glob.has_magic(str(path)) else "does not exist"
+        raise SourceFileError(path, what, "check the path")
+    return [file.resolve() for one in paths for file in source_files(one)]
+
+
+def _table_settings(name: str, table: Mapping[str, Any]) -> SourceSettings:
+    document = {key: value for key, value in table.items() if key != PATHS}
+    try:
+        return SourceSettings.from_document({"source": name, **document})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"[sources.{name}]: {error}") from error
+
+
+def _once(found: list[Source]) -> list[Source]:
+    by_path: dict[Path, Source] = {}
+    for source in found:
+        if by_path.setdefault(source.path, source).settings != source.settings:
+            raise ValueError(
+                f"{source.path} is named twice with different settings; name it once, or ingest it "
+                "under one source"
+            )
+    return list(by_path.values())
+
+
+def _names(names: list[str]) -> str:
+    if len(names) <= MAX_NAMES:
+        return ", ".join(names)
+    return f"{names[0]} … {names[-1]} ({len(names)} files)"

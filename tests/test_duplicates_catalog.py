@@ -1,0 +1,437 @@
+"""Deduplication of a real catalog: truths, increments, interruptions, conflicts."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import curation.deduplicate as deduplication
+from catalog.errors import CatalogError
+from catalog.executors import ExecutorSettings
+from catalog.files import delete_file_rows, first_pair_id, reserve_file_ids
+from catalog.jobs import open_job
+from catalog.lake import Catalog
+from catalog.schema import BAND_KEYS, PAIRS
+from curation.deduplicate import Deduplicated, DuplicateSettings, deduplicate
+from curation.duplicates import edges, steps
+from curation.minhash import band_keys
+from curation.texts import decode, normalize, pair_keys, text_keys
+
+ONE_WORKER = ExecutorSettings(workers=1)
+Row = tuple[str | None, str]
+
+
+def add_file(
+    catalog: Catalog,
+    name: str,
+    rows: Sequence[Row],
+    settings: DuplicateSettings | None = None,
+) -> int:
+    """Put a source file into the catalog as ingestion and measuring leave it; return its number."""
+    settings = settings or DuplicateSettings()
+    [file_id] = reserve_file_ids(catalog, f"read-{name}", [(name, name)])
+    queries, passages = (pa.array(side, pa.string()) for side in zip(*rows, strict=True))
+    both = pc.binary_join_element_wise(queries, passages, "\n", null_handling="skip")
+    keys, valid = band_keys(
+        normalize(decode(passages if settings.text == "passage" else both)), settings.minhash
+    )
+    ids = pa.array(np.arange(len(rows)) + first_pair_id(file_id))
+    query_keys, passage_keys = (text_keys(normalize(decode(side))) for side in (queries, passages))
+    known = {
+        "pair_id": ids,
+        "source": pa.array([name] * len(rows)),
+        "form": pa.array(["text-text"] * len(rows)),
+        "task": pa.array(["retrieval"] * len(rows)),
+        "query": queries,
+        "positive": passages,
+        "file_row": pa.array(np.arange(len(rows))),
+        "query_key": query_keys,
+        "positive_key": passage_keys,
+        "pair_key": pair_keys(query_keys, passage_keys),
+    }
+    pairs = [known.get(field.name, pa.nulls(len(rows), field.type)) for field in PAIRS]
+    bands = {f"b{band:02d}": pa.array(column, mask=~valid) for band, column in enumerate(keys.T)}
+    with open_job(catalog, "read", {}, {"name": name}) as job:
+        with job.output.task("rows", 0) as out:
+            out.write("pairs", pa.table(pairs, PAIRS))
+            columns = [
+                {**known, **bands}.get(f.name, pa.nulls(len(rows), f.type)) for f in BAND_KEYS
+            ]
+            out.write("band_keys", pa.table(columns, BAND_KEYS))
+        job.commit(
+            lambda connection: connection.execute(
+                "insert into files values (?, ?, ?, 0, ?, ?, 0)",
+                [file_id, name, name, name, len(rows)],
+            )
+        )
+    return file_id
+
+
+def read(catalog: Catalog, sql: str) -> list[tuple]:
+    with catalog.reader() as connection:
+        return connection.execute(sql).fetchall()
+
+
+def result(catalog: Catalog) -> tuple[list[tuple], ...]:
+    """Everything that a deduplication writes."""
+    return (
+        read(catalog, "from text_ids order by pair_id"),
+        read(catalog, "from duplicate_edges order by a_id, b_id"),
+        read(catalog, "from duplicates order by pair_id, kind"),
+    )
+
+
+def text(seed: int, chars: int = 100) -> str:
+    rng = np.random.default_rng(seed)
+    return "".join(chr(code) for code in rng.integers(0x4E00, 0x9000, chars))
+
+
+def mixed_rows(seed: int, count: int, families: int = 6) -> list[Row]:
+    """Pairs of which many are similar to others, some equal on one side, some on both."""
+    rng = np.random.default_rng(seed)
+    rows: list[Row] = []
+    for _ in range(count):
+        passage = text(int(rng.integers(families)))
+        for _ in range(int(rng.integers(0, 5))):
+            at = int(rng.integers(0, 99))
+            passage = passage[:at] + text(int(rng.integers(1 << 30)), 2) + passage[at + 2 :]
+        rows.append((f"问{rng.integers(count)}", passage))
+    rows += [rows[row] for row in rng.integers(0, count, count // 10)]
+    rows += [(None, rows[row][1]) for row in rng.integers(0, count, count // 20)]
+    rows += [("甲", "短"), ("乙", "短"), ("甲", " 短!"), (None, "无问"), (None, "无 问")]
+    return rows
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog.create(str(tmp_path / "corpus"))
+
+
+def run(catalog: Catalog, **settings: object) -> Deduplicated:
+    return deduplicate(catalog, DuplicateSettings(**settings), ONE_WORKER)
+
+
+# What is found
+
+
+def test_equal_pairs_are_exact_duplicates_and_the_first_survives(catalog: Catalog) -> None:
+    rows = [("问", "答"), ("问", "另答"), ("問 ", "答。"), ("别问", "答"), ("问", "答")]
+    first = first_pair_id(add_file(catalog, "a", rows))
+    run(catalog)
+    found = read(catalog, "from duplicates order by pair_id")
+    cluster = [
+        # pair, cluster, text, matched, jaccard, size, template, survivor
+        (0, "exact", 0, 0, 2, 1.0, 3, False, True),
+        (2, "exact", 0, 2, 0, 1.0, 3, False, False),
+        (4, "exact", 0, 4, 0, 1.0, 3, False, False),
+    ]
+    assert [
+        (row[0] - first, row[1], *(number - first for number in row[2:5]), *row[5:])
+        for row in found
+    ] == cluster
+
+
+def test_texts_are_named_by_the_first_pair_that_holds_them(catalog: Catalog) -> None:
+    rows = [("问", "答"), ("问", "另答"), ("答", "问"), (None, "答"), ("新", "另答")]
+    first = first_pair_id(add_file(catalog, "a", rows))
+    run(catalog)
+    found = read(catalog, "from text_ids order by pair_id")
+    names = [[None if n is None else n - first for n in row] for row in found]
+    assert names == [[0, 0, 0], [1, 0, 1], [2, 2, 2], [3, None, 0], [4, 4, 1]]
+
+
+def test_rows_without_a_query_are_exact_duplicates_of_each_other_only(catalog: Catalog) -> None:
+    first = first_pair_id(add_file(catalog, "a", [(None, "文章"), ("问", "文章"), (None, "文章")]))
+    run(catalog)
+    assert read(catalog, "select pair_id, cluster_id from duplicates order by pair_id") == [
+        (first, first),
+        (first + 2, first),
+    ]
+
+
+def test_similar_passages_are_near_duplicates_with_all_their_pairs(catalog: Catalog) -> None:
+    passage = text(1)
+    edited = passage[:50] + "改" + passage[51:]
+    rows = [("一", text(2)), ("二", passage), ("三", edited), ("四", passage), ("五", edited)]
+    first = first_pair_id(add_file(catalog, "a", rows))
+    run(catalog)
+    similarity = np.float32(91 / 101)
+    assert read(catalog, "from duplicate_edges") == [("band", first + 1, first + 2, similarity)]
+    near = read(
+        catalog,
+        "select pair_id, cluster_id, text_id, matched_id, jaccard, cluster_size, template, "
+        "survivor from duplicates where kind = 'near' order by pair_id",
+    )
+    one, two = first + 1, first + 2
+    assert near == [
+        (one, one, one, two, similarity, 2, False, True),
+        (two, one, two, one, similarity, 2, False, False),
+        (first + 3, one, one, two, similarity, 2, False, True),
+        (first + 4, one, two, one, similarity, 2, False, False),
+    ]
+
+
+def test_a_large_cluster_is_labelled_a_template(catalog: Catalog) -> None:
+    passage = text(1)
+    rows = [("问", f"{passage[:at]}改{passage[at + 1 :]}") for at in range(20, 26)]
+    add_file(catalog, "a", [*rows, ("问", text(2)), ("问", text(2)[:-1])])
+    run(catalog, template_min_size=6)
+    sizes = read(catalog, "select distinct cluster_size, template from duplicates order by all")
+    assert sizes == [(2, False), (6, True)]
+
+
+def test_pairs_can_be_compared_as_a_whole(catalog: Catalog) -> None:
+    settings = DuplicateSettings(text="pair")
+    query, passage = text(3), text(4)
+    rows = [
+        (query, passage),
+        (query[:-1], passage),  # similar as a whole
+        (text(5), passage),  # the same passage, another question
+        (None, passage),
+        (query, passage),  # equal
+    ]
+    first = first_pair_id(add_file(catalog, "a", rows, settings))
+    deduplicate(catalog, settings, ONE_WORKER)
+    near = "select pair_id, text_id from duplicates where kind = 'near' order by pair_id"
+    assert read(catalog, near) == [(first, first), (first + 1, first + 1), (first + 4, first)]
+
+
+def test_every_edge_above_the_floor_is_stored(catalog: Catalog) -> None:
+    add_file(catalog, "a", mixed_rows(3, 150))
+    run(catalog)
+    texts = read(
+        catalog,
+        "select pair_id, positive from pairs where pair_id in (select passage_id from text_ids)",
+    )
+    sets = {i: {t[at : at + 5] for at in range(len(t) - 4)} for i, t in texts if len(t) >= 5}
+    expected = {
+        (a, b): len(sets[a] & sets[b]) / len(sets[a] | sets[b])
+        for a in sets
+        for b in sets
+        if a < b and len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= 0.7
+    }
+    stored = {(a, b): jaccard for _, a, b, jaccard in read(catalog, "from duplicate_edges")}
+    assert all(stored[pair] == np.float32(expected[pair]) for pair in stored)
+    near = {pair for pair, similarity in expected.items() if similarity >= 0.8}
+    assert len(near & stored.keys()) >= 0.98 * len(near) > 100
+
+
+# Growing
+
+
+def test_new_files_give_what_all_files_at_once_give(tmp_path: Path) -> None:
+    files = {name: mixed_rows(seed, 60) for seed, name in enumerate("abc")}
+    grown, whole = (Catalog.create(str(tmp_path / name)) for name in ("grown", "whole"))
+    compared = 0
+    for name, rows in files.items():
+        add_file(grown, name, rows)
+        add_file(whole, name, rows)
+        compared += run(grown).compared
+    assert compared == run(whole).compared
+    assert result(grown) == result(whole)
+
+
+def test_a_new_text_joins_clusters_that_were_apart(catalog: Catalog) -> None:
+    passage = text(7, 200)
+
+    def edited(*places: int) -> str:
+        return "".join("改" if at in places else char for at, char in enumerate(passage))
+
+    left, right = edited(10, 30, 50), edited(90, 120, 150, 180)  # 0.73 alike
+    add_file(catalog, "a", [("左", left), ("左", left + "尾")])
+    add_file(catalog, "b", [("右", right), ("右", right + "尾")])
+    run(catalog)
+    clusters = "select count(distinct cluster_id), count(*) from duplicates where kind = 'near'"
+    assert read(catalog, clusters) == [(2, 4)]
+    before = read(catalog, "from duplicate_edges")
+    add_file(catalog, "c", [("中", edited(50, 90))])
+    run(catalog)
+    assert read(catalog, clusters) == [(1, 5)]
+    assert set(before) < set(read(catalog, "from duplicate_edges"))
+
+
+def test_nothing_new_is_nothing_to_do(catalog: Catalog) -> None:
+    assert run(catalog) == Deduplicated(None)
+    add_file(catalog, "a", mixed_rows(1, 20))
+    assert run(catalog).job_id is not None
+    version = catalog.version()
+    assert run(catalog) == Deduplicated(None)
+    assert run(catalog, memory_mb=500) == Deduplicated(None)
+    assert catalog.version() == version
+
+
+def test_another_threshold_compares_nothing_again(catalog: Catalog) -> None:
+    add_file(catalog, "a", mixed_rows(1, 80))
+    run(catalog)
+    edges_before = read(catalog, "from duplicate_edges order by a_id, b_id")
+    done = run(catalog, threshold=0.95)
+    assert (done.new_pairs, done.compared) == (0, 0)
+    assert read(catalog, "from duplicate_edges order by a_id, b_id") == edges_before
+    near = "select min(jaccard) from duplicates where kind = 'near'"
+    assert read(catalog, near)[0][0] >= np.float32(0.95)
+
+
+def test_another_edge_floor_starts_again(catalog: Catalog) -> None:
+    add_file(catalog, "a", mixed_rows(1, 80))
+    run(catalog, edge_floor=0.8)
+    assert read(catalog, "select min(jaccard) from duplicate_edges")[0][0] >= np.float32(0.8)
+    first = result(catalog)
+    run(catalog)
+    assert read(catalog, "select min(jaccard) from duplicate_edges")[0][0] < 0.8
+    run(catalog, edge_floor=0.8)  # the settings of the first job, and not its result
+    assert result(catalog) == first
+
+
+def test_a_replaced_file_starts_again(tmp_path: Path) -> None:
+    rows = [mixed_rows(seed, 40) for seed in range(3)]
+    replaced, whole = (Catalog.create(str(tmp_path / name)) for name in ("replaced", "whole"))
+    add_file(replaced, "a", rows[0])
+    gone = add_file(replaced, "b", rows[1])
+    run(replaced)
+    replaced.transact(lambda connection: delete_file_rows(connection, gone))
+    add_file(replaced, "b2", rows[2])
+    run(replaced)
+    add_file(whole, "a", rows[0])
+    reserve_file_ids(whole, "skipped", [("b", "b")])
+    add_file(whole, "b2", rows[2])
+    run(whole)
+    assert result(replaced) == result(whole)
+
+
+def test_a_file_with_a_smaller_number_that_comes_late_starts_again(tmp_path: Path) -> None:
+    rows = [mixed_rows(seed, 40) for seed in range(2)]
+    late, whole = (Catalog.create(str(tmp_path / name)) for name in ("late", "whole"))
+    reserve_file_ids(late, "read-a", [("a", "a")])  # its job has begun and has not ended
+    add_file(late, "b", rows[1])
+    run(late)
+    add_file(late, "a", rows[0])
+    run(late)
+    add_file(whole, "a", rows[0])
+    add_file(whole, "b", rows[1])
+    run(whole)
+    assert result(late) == result(whole)
+
+
+# Small memory, many tasks, interruptions
+
+
+@pytest.fixture
+def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut a few hundred rows into as many tasks as a large catalog has."""
+    for name, value in (("KEYS", 100), ("ROWS", 1), ("PAIRS", 300), ("TEXTS", 40)):
+        monkeypatch.setattr(deduplication, f"_TASK_{name}", value)
+    monkeypatch.setattr(deduplication, "_BYTES_PER_KEY", (64 << 20) // 50)
+    monkeypatch.setattr(edges, "_CHUNK_PAIRS", 50)
+
+
+def test_many_small_tasks_give_what_one_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    rows = [mixed_rows(seed, 60) for seed in range(2)]
+    one, many = (Catalog.create(str(tmp_path / name)) for name in ("one", "many"))
+    for number, some in enumerate(rows):
+        add_file(one, f"{number}", some)
+        run(one)
+    request.getfixturevalue("_small_tasks")
+    finished: list[str] = []
+    for number, some in enumerate(rows):
+        add_file(many, f"{number}", some)
+        deduplicate(
+            many,
+            DuplicateSettings(memory_mb=64),
+            ONE_WORKER,
+            lambda stage, done: finished.append(stage),
+        )
+    assert result(many) == result(one)
+    assert {steps.FIND, steps.COMPARE, steps.COMPARE_MORE} < set(finished)
+
+
+def _run_and_die(url: str, stage: str) -> None:
+    class Killed(steps.DuplicateStep):
+        pass
+
+    before = steps.DuplicateStep.run
+
+    def dying(self: steps.DuplicateStep, data: object, rank: int, world_size: int) -> object:
+        if self.stage == stage and rank == self.work.output.folder.joinpath("die").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return before(self, data, rank, world_size)
+
+    steps.DuplicateStep.run = dying
+    deduplicate(Catalog.open(url), DuplicateSettings(), ONE_WORKER)
+
+
+STAGES = ["text-ids", "near-find", "near-collect", "near-compare", "near-propose"]
+STAGES += ["near-compare-more", "near-clusters"]
+
+
+def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_result(tmp_path: Path) -> None:
+    rows = mixed_rows(5, 80)
+    killed, whole = (Catalog.create(str(tmp_path / name)) for name in ("killed", "whole"))
+    add_file(killed, "a", rows)
+    add_file(whole, "a", rows)
+    run(whole)
+    for stage in STAGES:
+        process = multiprocessing.get_context("fork").Process(
+            target=_run_and_die, args=(killed.location.url, stage)
+        )
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert read(killed, "select count(*) from text_ids") == [(0,)]
+    run(killed)
+    assert result(killed) == result(whole)
+
+
+def test_finished_tasks_are_not_done_again(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_file(catalog, "a", mixed_rows(5, 80))
+    done: list[str] = []
+    before = steps.DuplicateStep.run
+
+    def noting(self: steps.DuplicateStep, *given: object) -> object:
+        done.append(self.stage)
+        if self.stage == "near-clusters" and len(done) == len(STAGES):
+            raise OSError("no space left")
+        return before(self, *given)
+
+    monkeypatch.setattr(steps.DuplicateStep, "run", noting)
+    with pytest.raises(OSError, match="no space left"):
+        run(catalog)
+    assert done == STAGES
+    assert read(catalog, "select count(*) from duplicates") == [(0,)]
+    run(catalog)
+    assert done == [*STAGES, "near-clusters"]
+
+
+# Refusals
+
+
+def test_pairs_without_band_keys_are_refused(catalog: Catalog) -> None:
+    add_file(catalog, "a", mixed_rows(1, 20))
+    catalog.transact(lambda connection: connection.execute("delete from band_keys"))
+    with pytest.raises(CatalogError, match="1 files have no band keys yet .*lode curate"):
+        run(catalog)
+
+
+def test_a_file_that_goes_meanwhile_stops_the_commit(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = add_file(catalog, "a", mixed_rows(1, 20))
+    commit = deduplication._commit
+
+    def late(*given: object) -> Deduplicated:
+        catalog.transact(lambda connection: delete_file_rows(connection, file_id))
+        return commit(*given)
+
+    monkeypatch.setattr(deduplication, "_commit", late)
+    with pytest.raises(CatalogError, match=f"file {file_id} was replaced.*nothing was changed"):
+        run(catalog)
+    assert result(catalog) == ([], [], [])
