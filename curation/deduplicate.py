@@ -42,7 +42,6 @@ from curation.duplicates.tables import (
     WriteClusters,
     WriteTextIds,
     save_candidates,
-    save_representatives,
 )
 
 KIND: Final = "duplicates"
@@ -189,8 +188,7 @@ def _run(
     def stage(kind: type[DuplicateStep], tasks: Sequence[Any], *more: Any) -> None:
         run_tasks(job, kind.stage, [kind(work, tasks, *more)], len(tasks), executor, progress)
 
-    stage(WriteTextIds, [_lake(job, settings, start, plan)])
-    save_representatives(work, _lake(job, settings, start, plan), file_rows)
+    stage(WriteTextIds, [_lake(job, settings, start, plan)], file_rows)
     groups = [RowGroup(*group) for group in plan["band_keys"]]
     stage(FindPairs, _find_tasks(groups, work), groups)
     save_candidates(work, _lake(job, settings, start, plan), file_rows)
@@ -277,6 +275,6 @@ def _commit(job: Job, start: _Start) -> Deduplicated:
         job.job_id,
         notes.get("text_ids", 0),
         notes.get("compared", 0),
-        notes.get("edges", 0),
+        notes.get("duplicate_edges", 0),
         notes.get("duplicates", 0),
     )

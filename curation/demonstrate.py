@@ -54,10 +54,23 @@ def found(catalog: Catalog) -> dict[str | None, tuple[int, int, str]]:
     with snapshot_reader(catalog, load_snapshot(catalog, SNAPSHOT)) as connection:
         rows = connection.execute(
             """
-            with judged as (
-              select p.meta->>'defect' as defect, v.kept, v.rejected_by
+            with rows as (
+              select p.meta->>'id' as id, p.meta->>'defect' as defect, p.meta->>'twin' as twin,
+                v.kept, v.rejected_by
               from pairs p join verdicts v using (pair_id)
               where p.query is not null
+            ),
+            -- A policy may keep the planted copy and reject the row that it repeats: one of both goes.
+            lost_twins as (
+              select distinct r.id, t.rejected_by
+              from rows r join rows t on r.twin = t.id where r.kept and not t.kept
+            ),
+            judged as (
+              select r.defect, r.kept and l.id is null as kept,
+                coalesce(l.rejected_by, r.rejected_by) as rejected_by
+              from rows r left join lost_twins l using (id)
+              where r.defect is not null
+                or r.id not in (select twin from rows where twin is not null and kept)
             )
             select defect, count(*), count(*) filter (not kept),
               coalesce(mode(array_to_string(rejected_by, ' + ')) filter (not kept), '')

@@ -4,12 +4,14 @@ import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curation.reading import SourceFileError, SourceSettings, explain, plan_layout, source_files
 from curation.reading.arrow_files import dataset_files
 from curation.reading.settings import stem_of
-from curation.recipes import Recipe
+
+if TYPE_CHECKING:  # it imports what workers that read files do not need
+    from curation.recipes import Recipe
 
 PATHS = "paths"
 # A line for each of more files would hide what was chosen instead of saying it.
@@ -37,14 +39,14 @@ def find_sources(
     files: Iterable[str | Path] = (),
     maps: Iterable[str] = (),
     sets: Iterable[str] = (),
-    recipe: Recipe | Mapping[str, Mapping[str, Any]] | None = None,
+    recipe: "Recipe | Mapping[str, Mapping[str, Any]] | None" = None,
 ) -> list[Source]:
     """List what a recipe's ``[sources]`` and a command name, each file once.
 
     A file that is named after a source of the recipe is read as the recipe says; ``maps`` and
     ``sets`` say it for all.
     """
-    tables = recipe.sources if isinstance(recipe, Recipe) else recipe or {}
+    tables = (recipe or {}) if recipe is None or isinstance(recipe, Mapping) else recipe.sources
     maps, sets = list(maps), list(sets)
     settings = {
         name: SourceSettings.from_assignments(maps, sets, _table_settings(name, table))

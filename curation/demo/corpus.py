@@ -271,7 +271,8 @@ def _recipe(files: Sequence[Path]) -> str:
         mapped = [name for name in _columns(source.name) if name in TARGETS]
         lines += [
             "",
-            f"[sources.{source.name}]  # {path.name}",
+            f"[sources.{source.name}]",
+            f'paths = ["{path.name}"]',
             f'form = "{source.form}"',
             f'task = "{source.task}"',
             'language = "zh"',

@@ -129,6 +129,12 @@ class DuplicateStep(PipelineStep):  # type: ignore[misc]
         """Do one task."""
         raise NotImplementedError
 
+    def write(self, rank: int, out: TaskOutput, table: str, rows: pa.Table) -> None:
+        """Write rows of a table of the lake."""
+        out.write(table, rows)
+        out.note(table, rows.num_rows)
+        self.report(rank, out.notes[table])
+
     def report(self, rank: int, done: int) -> None:
         """Note how much of a task is done."""
         self.work.output.report_progress(self.stage, rank, done)
@@ -215,9 +221,8 @@ class ComparePairs(DuplicateStep):
         """Write the task's edges."""
         pairs = self.pairs(*self.tasks[rank])
         edges = verify(pairs, self.work.texts.open().fetch, self.work.share)
-        out.write("duplicate_edges", edge_table(self.kind, *edges))
+        self.write(rank, out, "duplicate_edges", edge_table(self.kind, *edges))
         out.note("compared", len(pairs))
-        out.note("edges", len(edges[0]))
         self.report(rank, len(pairs))
 
     def pairs(self, first: Bound, end: Bound) -> Any:

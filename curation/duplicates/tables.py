@@ -1,12 +1,13 @@
 """What a deduplication reads from the lake's tables and writes to them, beside the edges."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catalog import duck
 from catalog.jobs import TaskOutput
@@ -18,6 +19,7 @@ from curation.duplicates.steps import DuplicateStep, Work
 
 WRITE_TEXT_IDS: Final = "text-ids"
 WRITE_CLUSTERS: Final = "near-clusters"
+_PAIR_IDS: Final = pa.schema([pa.field("pair_id", pa.int64())])
 _BATCH_ROWS: Final = 122_880
 _EDGE_BATCH_ROWS: Final = 4_000_000
 # DuckDB itself asks for more than the smallest memory_mb.
@@ -59,11 +61,24 @@ class WriteTextIds(DuplicateStep):
     name = "text ids"
     stage = WRITE_TEXT_IDS
 
+    def __init__(self, work: Work, tasks: Sequence[Any], file_rows: Mapping[int, int]) -> None:
+        super().__init__(work, tasks)
+        self.file_rows = file_rows
+
     def do(self, rank: int, out: TaskOutput) -> None:
-        """Write the rows of ``text_ids``."""
+        """Write the rows of ``text_ids``, and the set of pairs that stand for their text."""
+        found = IdSet.empty(self.file_rows)
+        by_passage = self.work.settings.text == "passage"
         with self.tasks[rank].open() as connection:
-            rows = _stream(connection, "text_ids", TEXT_IDS, new_from=self.work.new_from)
-            _write_all(self, rank, out, "text_ids", rows)
+            named = "passages" if by_passage else "pairs"
+            for ids in _stream(connection, f"representative_{named}", _PAIR_IDS):
+                found.add(ids["pair_id"].to_numpy())
+            for rows in _stream(connection, "text_ids", TEXT_IDS, new_from=self.work.new_from):
+                self.write(rank, out, "text_ids", rows)
+                if by_passage:
+                    first = pc.equal(rows["pair_id"], rows["passage_id"])
+                    found.add(rows["pair_id"].filter(first).to_numpy())
+        found.save(self.work.representatives)
 
 
 class WriteClusters(DuplicateStep):
@@ -79,31 +94,14 @@ class WriteClusters(DuplicateStep):
             exact = statement("exact")
             connection.execute(f"create temp table exact_duplicates as {exact}")
             connection.register("near_clusters", _near_clusters(connection, settings.threshold))
-            copies = _batches(connection.execute("from exact_duplicates"), DUPLICATES)
-            _write_all(self, rank, out, "duplicates", copies)
-            near = _stream(
-                connection,
-                "near",
-                DUPLICATES,
-                text=settings.text,
-                template_min_size=settings.template_min_size,
-            )
-            _write_all(self, rank, out, "duplicates", near)
+            for rows in _batches(connection.execute("from exact_duplicates"), DUPLICATES):
+                self.write(rank, out, "duplicates", rows)
+            sizes = {"text": settings.text, "template_min_size": settings.template_min_size}
+            for rows in _stream(connection, "near", DUPLICATES, **sizes):
+                self.write(rank, out, "duplicates", rows)
 
 
-def save_representatives(work: Work, lake: LakeView, file_rows: dict[int, int]) -> None:
-    """Write the set of pairs that stand for their text."""
-    if work.representatives.exists():
-        return
-    found = IdSet.empty(file_rows)
-    schema = pa.schema([pa.field("pair_id", pa.int64())])
-    with lake.open() as connection:
-        for rows in _stream(connection, "representatives", schema, text=work.settings.text):
-            found.add(rows["pair_id"].to_numpy())
-    found.save(work.representatives)
-
-
-def save_candidates(work: Work, lake: LakeView, file_rows: dict[int, int]) -> None:
+def save_candidates(work: Work, lake: LakeView, file_rows: Mapping[int, int]) -> None:
     """Write the set of pairs whose texts will be compared.
 
     These are the members of the pairs that were found, and what is one edge away from an old one
@@ -114,14 +112,15 @@ def save_candidates(work: Work, lake: LakeView, file_rows: dict[int, int]) -> No
     found, near = IdSet.empty(file_rows), IdSet.empty(file_rows)
     for run in work.found.open():
         found.add(run.ravel())
-    with lake.open() as connection:
-        edges = connection.execute("select a_id, b_id from every_edge").to_arrow_reader(_BATCH_ROWS)
-        for batch in edges:
-            a_ids, b_ids = batch["a_id"].to_numpy(), batch["b_id"].to_numpy()
-            touched = found.contains(a_ids) | found.contains(b_ids)
-            near.add(a_ids[touched])
-            near.add(b_ids[touched])
-    found.bits[:] |= near.bits
+    if not lake.from_scratch:
+        with lake.open() as connection:
+            edges = connection.execute("select a_id, b_id from every_edge")
+            for batch in edges.to_arrow_reader(_BATCH_ROWS):
+                a_ids, b_ids = batch["a_id"].to_numpy(), batch["b_id"].to_numpy()
+                touched = found.contains(a_ids) | found.contains(b_ids)
+                near.add(a_ids[touched])
+                near.add(b_ids[touched])
+        found.bits[:] |= near.bits
     found.save(work.candidates)
 
 
@@ -146,12 +145,3 @@ def _stream(
 def _batches(result: Any, schema: pa.Schema) -> Iterator[pa.Table]:
     for batch in result.to_arrow_reader(_BATCH_ROWS):
         yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-
-
-def _write_all(
-    step: DuplicateStep, rank: int, out: TaskOutput, table: str, batches: Iterator[pa.Table]
-) -> None:
-    for rows in batches:
-        out.write(table, rows)
-        out.note(table, rows.num_rows)
-        step.report(rank, out.notes[table])

@@ -1,5 +1,6 @@
 """The domain of a pair's url, and whether a block list names it or a domain above it."""
 
+import logging
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ from curation.signals.settings import SignalSettings, digest
 # The UT1 lists of Université Toulouse 1, as datatrove's wheel carries them: 4.56M domains.
 ARCHIVE: Final = "url_filterblacklistsv0_3_0.tar.gz"
 Hashes = npt.NDArray[np.uint64]
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 def domain(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
@@ -66,9 +69,9 @@ def is_blocked(host: str, settings: SignalSettings) -> bool:
 
 
 def _parents(host: str) -> Iterator[str]:
-    """Yield a.b.example.com, b.example.com, example.com; no list names a whole top-level domain."""
+    """Yield a.b.example.com, b.example.com, example.com, com: .xxx is listed as a whole."""
     parts = host.split(".")
-    for start in range(len(parts) - 1):
+    for start in range(len(parts)):
         yield ".".join(parts[start:])
 
 
@@ -87,21 +90,41 @@ def bundled_hashes() -> Hashes:
     """Open the sorted hashes of datatrove's list; made once a user, then memory-mapped."""
     archive = _archive()
     path = _cache_folder() / f"domains-{archive.stat().st_size}.npy"
-    if not path.exists():
-        with tarfile.open(archive) as tar:
-            member = next(m for m in tar.getmembers() if Path(m.name).name == "domains")
-            stream = tar.extractfile(member)
-            assert stream is not None
-            names = stream.read().split(b"\n")  # clean already: lower case, no comments
-            digests = b"".join([xxhash.xxh3_64_digest(name) for name in names if name])
-            hashes = np.unique(np.frombuffer(digests, ">u8").astype(np.uint64))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Two processes may both make it: each writes aside, and the content is the same.
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp.npy")
-        np.save(aside, hashes)
-        aside.rename(path)
-    mapped: Hashes = np.load(path, mmap_mode="r")
+    try:
+        return _mapped(path)
+    except (OSError, ValueError):  # not made yet, or cut by a crash of the machine
+        hashes = _read_archive(archive)
+    try:
+        _write(hashes, path)
+        return _mapped(path)
+    except OSError as error:
+        _LOG.warning("%s cannot be written (%s): each process makes it anew", path, error)
+        return hashes
+
+
+def _mapped(path: Path) -> Hashes:
+    mapped: Hashes = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped
+
+
+def _read_archive(archive: Path) -> Hashes:
+    """Hash name by name: the list is 124 MB, its hashes are 36 MB."""
+    with tarfile.open(archive) as tar:
+        stream = tar.extractfile("domains")
+        assert stream is not None
+        names = (line.rstrip(b"\n") for line in stream)  # clean: lower case, no comments
+        return np.sort(np.fromiter(map(xxhash.xxh3_64_intdigest, names), np.uint64))
+
+
+def _write(hashes: Hashes, path: Path) -> None:
+    """Write aside and rename: two processes may both make it, and the content is the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        np.save(file, hashes)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
 
 
 @cache

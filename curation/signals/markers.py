@@ -40,7 +40,7 @@ _PATTERNS: Final = {
     ),
     "wechat_ids": (
         _CONTACT,
-        r"(?:微信|薇信|威信|v信|加v|加微|(?<![a-z])(?:vx|wx|weixin|wechat))(?:公众)?"
+        r"(?:微信|薇信|威信|v信|加v|加微|(?<![a-z])(?:vx|wx|weixin|wechat))(?:公众)?\s?"
         r"(?:号码?|账号|帐号|id)?\s?(?:[:：]\s?|(?<=[号码])[是为]?\s?)[a-z0-9][\w-]{5,19}",
     ),
     "html_tags": (
