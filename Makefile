@@ -43,7 +43,7 @@ imports: $(READY)
 	@$(BIN)/lint-imports --no-cache
 
 docs: $(READY) ## write the generated reference
-	@$(BIN)/python -m docs.generate
+	@$(BIN)/python docs/generate.py
 
 clean: ## remove the environment and the demo
 	rm -rf $(VENV) demo build *.egg-info

@@ -33,7 +33,7 @@ def describe(packages: Sequence[str]) -> str:
 
 
 def run_measured(command: Sequence[str]) -> tuple[float, float, float]:
-    """Run a command; return wall seconds, CPU seconds and peak resident GiB of its largest process."""
+    """Run a command; return wall seconds, CPU seconds and peak GiB of its largest process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr)

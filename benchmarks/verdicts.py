@@ -1,6 +1,6 @@
 """How many pairs a core-second get all reasons of a changed policy, over two joined side tables?
 
-    python -m benchmarks.verdicts FOLDER           # a curated catalog; writes benchmarks/verdicts.md
+    python -m benchmarks.verdicts FOLDER     # a curated catalog; writes benchmarks/verdicts.md
 
 Thirty conditions over the signals and over a score table (made here, by hash, where it is missing).
 The peer is the query that one would write by hand: join the side tables, then filter a list of
@@ -54,18 +54,20 @@ def main() -> None:
         [
             "# Verdicts under a changed policy",
             "",
-            "`python -m benchmarks.verdicts FOLDER`; target: 2M pairs per core-second with every reason,",
-            "and the funnel of the whole corpus within a second.",
+            "`python -m benchmarks.verdicts FOLDER`; target: 2M pairs per core-second with every",
+            "reason, and the funnel of the whole corpus within a second.",
             "",
             describe(["duckdb"]),
             "",
-            f"{pairs:,} pairs, {len(policy.conditions)} conditions, signals and scores joined, one thread:",
+            f"{pairs:,} pairs, {len(policy.conditions)} conditions, signals and scores joined, one "
+            "thread:",
             "",
             "| query | min s | median s | max s | pairs per core-second |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"Funnel of all {pairs:,} pairs, all cores: {statistics.median(wall):.2f} s (median of {ROUNDS}).",
+            f"Funnel of all {pairs:,} pairs, all cores: {statistics.median(wall):.2f} s "
+            f"(median of {ROUNDS}).",
             "",
         ]
     )
@@ -80,7 +82,7 @@ def add_scores(connection: duck.Connection) -> None:
         return
     connection.execute(
         "insert into scores select pair_id, ?, 'hash', "
-        "((pair_id * 2654435761) % 1000003 / 1000003.0)::float from pairs order by pair_id",
+        "(pair_id % 1000003 * 48271 % 1000003 / 1000003.0)::float from pairs order by pair_id",
         [MODEL],
     )
 
@@ -91,7 +93,9 @@ def thirty_conditions(connection: duck.Connection, columns: Columns) -> Policy:
     described = connection.execute(f"describe {columns.providers[table].relation}").fetchall()
     numeric = [name for name, kind, *_ in described if kind in ("FLOAT", "INTEGER", "DOUBLE")][:29]
     fields = ", ".join(f"quantile_cont({duck.identifier(name)}, 0.99)" for name in numeric)
-    limits = connection.execute(f"select {fields} from {columns.providers[table].relation}").fetchone()
+    limits = connection.execute(
+        f"select {fields} from {columns.providers[table].relation}"
+    ).fetchone()
     assert limits is not None
     conditions = [
         Condition(name, "rules", require=f"{duck.identifier(name)} <= {limit:.6f}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.machine import DATA, describe
 
-MAPPING = ["--map", "query=text1", "--map", "positive=text2", "--map", "label=meta.label"]
+MAPPING = ["--map", "query=text1", "--map", "positive=text2", "--map", "source=source"]
 
 
 def tree_memory_gib(root: int) -> float:
@@ -85,7 +85,7 @@ def main() -> None:
         [
             "# The whole corpus of real pairs: ingest, curate, snapshot, report",
             "",
-            "`python -m benchmarks.whole_corpus`; target: less than 240 s on 2 cores, less than 4 GiB.",
+            "`python -m benchmarks.whole_corpus`; target: below 240 s on 2 cores, below 4 GiB.",
             "",
             describe(["duckdb", "pyarrow", "numba", "datatrove"]),
             "",

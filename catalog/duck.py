@@ -36,6 +36,7 @@ HOPELESS = (
     "readonly database",
     "Permission denied",
     "disk is full",
+    "disk I/O error",
 )
 
 
@@ -118,10 +119,12 @@ def identifier(name: str) -> str:
 
 def is_retriable(error: Exception) -> bool:
     """Say whether the same transaction may succeed when it is tried again."""
-    text = str(error)
-    if any(sign in text for sign in HOPELESS):
-        return False
-    return any(sign in text for sign in RETRIABLE)
+    return not is_hopeless(error) and any(sign in str(error) for sign in RETRIABLE)
+
+
+def is_hopeless(error: Exception) -> bool:
+    """Say whether the disk is full or read-only."""
+    return any(sign in str(error) for sign in HOPELESS)
 
 
 def retry(attempt: Callable[[], T]) -> T:

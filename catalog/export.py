@@ -141,7 +141,7 @@ def _write_hf(batches: Iterator[pa.RecordBatch], path: Path) -> int:
     for shard, name in zip(shards, names, strict=True):
         shard.rename(path / name)
     features = {field.name: _feature(field.type) for field in schema}
-    state = {
+    state: dict[str, object] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": "lode",
         "_format_columns": None,

@@ -30,9 +30,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog import duck
-from catalog.errors import JobBusyError
+from catalog.errors import CatalogError, JobBusyError
 from catalog.lake import LAKE, Catalog, scalar
-from catalog.records import checksum, now, sync_file, sync_folder, to_json, write_json
+from catalog.records import (
+    checksum,
+    now,
+    sync_file,
+    sync_folder,
+    to_json,
+    write_json,
+    writing,
+)
 from catalog.version import code_version
 
 # One row group is what a reader decodes at once; DuckDB's own size, so its threads share files
@@ -103,12 +111,13 @@ class TaskOutput:
         """Append rows to a table; its first rows fix the schema."""
         if isinstance(rows, pa.RecordBatch):
             rows = pa.Table.from_batches([rows])
-        writer = self._writers.get(table)
-        if writer is None:
-            name = f"{self.place.job_id}-{self.stage}-{self.task:05d}"
-            writer = _TableWriter(Path(self.place.data), table, name, rows.schema)
-            self._writers[table] = writer
-        writer.write(rows)
+        with writing(self.place.data):
+            writer = self._writers.get(table)
+            if writer is None:
+                name = f"{self.place.job_id}-{self.stage}-{self.task:05d}"
+                writer = _TableWriter(Path(self.place.data), table, name, rows.schema)
+                self._writers[table] = writer
+            writer.write(rows)
 
     def note(self, name: str, amount: int = 1) -> None:
         """Add to a count that the commit will read."""
@@ -127,7 +136,8 @@ class TaskOutput:
             for writer in self._writers.values():
                 writer.discard()
             return
-        files = [file for writer in self._writers.values() for file in writer.finish()]
+        with writing(self.place.data):
+            files = [file for writer in self._writers.values() for file in writer.finish()]
         manifest = Manifest(self.task, files, self.notes)
         write_json(self.place.manifest_path(self.stage, self.task), asdict(manifest))
 
@@ -287,7 +297,9 @@ class Job:
             self._record(connection, len(manifests))
 
         self.catalog.transact(transaction)
-        self.close_folder()
+        # The commit landed: a disk that is full now cannot take it back.
+        with contextlib.suppress(OSError, CatalogError):
+            self.close_folder()
         return manifests
 
     def close_folder(self) -> None:
@@ -325,7 +337,8 @@ def open_job(
     """Open a job by what it does: settings and inputs decide its name, and so what it resumes."""
     job_id = name_job(kind, settings, inputs)
     folder = catalog.jobs_folder / job_id
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(catalog.location.url):
+        folder.mkdir(parents=True, exist_ok=True)
     with _job_lock(folder, job_id):
         start = folder / "job.json"
         if not start.exists():
@@ -366,7 +379,8 @@ def is_running(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _job_lock(folder: Path, job_id: str) -> Iterator[None]:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with writing(folder):
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TypeVar
 from catalog import duck, migrations, views
 from catalog.errors import CatalogError, CatalogMissingError
 from catalog.location import Location, resolve
+from catalog.records import writing
 from catalog.schema import TABLES, create_table_sql
 
 T = TypeVar("T")
@@ -27,12 +30,11 @@ class Catalog:
     def create(cls, url: str | None = None) -> "Catalog":
         """Make an empty catalog; an existing one is left as it is and opened."""
         catalog = cls(resolve(url))
-        catalog.location.work.mkdir(parents=True, exist_ok=True)
-        if "://" not in catalog.location.data:
-            Path(catalog.location.data).mkdir(parents=True, exist_ok=True)
-        with catalog._commit_lock(), catalog._attached() as connection:
-            if not _has_table(connection, "counters"):
-                _transaction(connection, _create_tables)
+        with writing(catalog.location.url):
+            catalog.location.work.mkdir(parents=True, exist_ok=True)
+            if "://" not in catalog.location.data:
+                Path(catalog.location.data).mkdir(parents=True, exist_ok=True)
+        catalog.transact(_create_tables)
         return cls.open(url)
 
     @classmethod
@@ -60,6 +62,11 @@ class Catalog:
     def jobs_folder(self) -> Path:
         """Plans, logs and manifests of jobs; deleted by ``lode gc`` when they are done."""
         return self.location.work / "jobs"
+
+    @property
+    def spill_folder(self) -> Path:
+        """What does not fit into memory, a folder for each connection that is open."""
+        return self.location.work / "tmp"
 
     def attach_sql(
         self, name: str = LAKE, *, read_only: bool = True, version: int | None = None
@@ -98,7 +105,14 @@ class Catalog:
             with self._commit_lock(), self._attached() as connection:
                 return _transaction(connection, change)
 
-        return duck.retry(attempt)
+        try:
+            return duck.retry(attempt)
+        except duck.Error as error:
+            if not duck.is_hopeless(error):
+                raise
+            raise CatalogError(
+                f"cannot write to {self.location.url}: {_last_line(error)}; nothing was changed"
+            ) from error
 
     def version(self) -> int:
         """Return the newest version of the lake."""
@@ -110,19 +124,26 @@ class Catalog:
         self, *, read_only: bool = False, version: int | None = None
     ) -> Iterator[duck.Connection]:
         connection = duck.connect(extensions=self.extensions)
+        # Two processes, or two connections, that spill into one folder crash each other.
+        spill = self.spill_folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         try:
             if "httpfs" in self.extensions:
                 connection.execute("create secret (type s3, provider config)")
-            spill = self.location.work / "tmp"
             connection.execute(f"set temp_directory = {duck.quote(str(spill))}")
             attach = self.attach_sql(read_only=read_only, version=version)
-            duck.retry(lambda: connection.execute(attach))
+            try:
+                duck.retry(lambda: connection.execute(attach))
+            except duck.Error as error:
+                raise CatalogError(
+                    f"cannot open the catalog at {self.location.url}: {_last_line(error)}"
+                ) from error
             connection.execute(f"use {LAKE}")
             if not self.location.is_local and not read_only:
                 connection.execute("set ducklake_max_retry_count = 100")
             yield connection
         finally:
             connection.close()
+            shutil.rmtree(spill, ignore_errors=True)
 
     @contextlib.contextmanager
     def _commit_lock(self) -> Iterator[None]:
@@ -130,13 +151,8 @@ class Catalog:
         if not self.location.is_local:
             yield
             return
-        path = self.location.work / "catalog.lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise CatalogError(
-                f"cannot write to the catalog at {self.location.url}: {error.strerror}"
-            ) from error
+        with writing(self.location.url):
+            descriptor = os.open(self.location.work / "catalog.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -181,7 +197,14 @@ def _has_table(connection: duck.Connection, name: str) -> bool:
     return name in table_names(connection)
 
 
+def _last_line(error: duck.Error) -> str:
+    # DuckDB wraps what happened into what it was doing, the cause last.
+    return str(error).strip().splitlines()[-1]
+
+
 def _create_tables(connection: duck.Connection) -> None:
+    if _has_table(connection, "counters"):
+        return
     for name, schema in TABLES.items():
         connection.execute(create_table_sql(name, schema))
     connection.execute("insert into counters values ('schema_version', 0), ('file_id', 0)")

@@ -13,6 +13,8 @@ from catalog.records import checksum
 
 # An unfinished job may be resumed: its files are left alone for this long.
 KEEP_UNFINISHED_S = 7 * 24 * 3600
+# No query runs for longer: what it spilled was left by a process that was killed.
+DAY_S = 24 * 3600
 
 
 @dataclass
@@ -33,26 +35,30 @@ def collect_garbage(
     """
     cleaned = Cleaned()
     limit = time.time() - older_than_s
+    # In this order no commit slips through: a file that is registered after the files were listed
+    # belongs to a job that was alive then, or is found registered at last.
+    data_files = _data_files(catalog)
     with catalog.reader() as connection:
-        registered = _registered_paths(catalog, connection)
         alive = set()
-        for folder in _job_folders(catalog):
+        for folder in _folders(catalog.jobs_folder):
             committed = is_registered(connection, folder.name)
             if is_running(folder) or (not committed and _newest_change(folder) > limit):
                 alive.add(folder.name)
             else:
                 cleaned.jobs.append(folder)
-    for path in _data_files(catalog):
-        if path in registered or _job_of(path) in alive:
+        registered = _registered_paths(catalog, connection)
+    for path in data_files:
+        if path in registered or _job_of(path) in alive or not path.exists():
             continue
         if path.stat().st_mtime > limit and not _is_known_job(path, cleaned.jobs):
             continue
         cleaned.files.append(path)
         cleaned.bytes += path.stat().st_size
+    spilled = [f for f in _folders(catalog.spill_folder) if _newest_change(f) < time.time() - DAY_S]
     if not dry_run:
         for path in cleaned.files:
             path.unlink(missing_ok=True)
-        for folder in cleaned.jobs:
+        for folder in [*cleaned.jobs, *spilled]:
             shutil.rmtree(folder, ignore_errors=True)
     return cleaned
 
@@ -96,7 +102,8 @@ def check_catalog(
 ) -> list[str]:
     """Verify what DuckLake does not: unique ids, files present and whole, side tables in step."""
     problems: list[str] = []
-    with catalog.reader() as connection:
+    # One version for all queries: a job that commits meanwhile is no problem.
+    with catalog.reader(version=catalog.version()) as connection:
         for table in sorted(table_names(connection)):
             problems += _duplicate_ids(connection, table)
         problems += _row_counts(connection)
@@ -191,10 +198,10 @@ def _data_files(catalog: Catalog) -> list[Path]:
     return sorted(p for p in data.rglob("*") if p.is_file())
 
 
-def _job_folders(catalog: Catalog) -> list[Path]:
-    if not catalog.jobs_folder.exists():
+def _folders(parent: Path) -> list[Path]:
+    if not parent.exists():
         return []
-    return sorted(path for path in catalog.jobs_folder.iterdir() if path.is_dir())
+    return sorted(path for path in parent.iterdir() if path.is_dir())
 
 
 def _job_of(path: Path) -> str:

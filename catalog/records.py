@@ -1,13 +1,20 @@
 """Plain data on disk: written so that it is whole after a crash, and equal where its content is."""
 
+import contextlib
+import errno
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import xxhash
 
+from catalog.errors import CatalogError
+
 CHECKSUM_BLOCK_BYTES = 1 << 20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def to_json(value: object) -> str:
@@ -15,16 +22,33 @@ def to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
 
+@contextlib.contextmanager
+def writing(place: Path | str) -> Iterator[None]:
+    """Say in one line what to do where a disk is full or may not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            hint = "free some space and run the same command again: what is finished is kept"
+        elif error.errno in NOT_WRITABLE:
+            hint = "writing needs a folder of your own on a disk that is mounted for it"
+        else:
+            raise
+        reason = os.strerror(error.errno)
+        raise CatalogError(f"cannot write to {place}: {reason}; {hint}") from error
+
+
 def write_json(path: Path, content: object) -> None:
     """Write a small file so that it is there whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, ensure_ascii=False, indent=1, default=str))
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.rename(path)
-    sync_folder(path.parent)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(content, ensure_ascii=False, indent=1, default=str))
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.rename(path)
+        sync_folder(path.parent)
 
 
 def checksum(path: Path) -> str:

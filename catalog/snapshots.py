@@ -11,7 +11,7 @@ from catalog import duck
 from catalog.columns import available_columns
 from catalog.errors import CatalogError
 from catalog.expressions import unknown_name
-from catalog.lake import Catalog, current_version
+from catalog.lake import LAKE, Catalog
 from catalog.policies import NAME, Policy
 from catalog.policy_store import active_policy, latest_policy, load_policy
 from catalog.records import now, to_json
@@ -50,8 +50,8 @@ def create_snapshot(catalog: Catalog, name: str, policy_name: str | None = None)
     """
     if not NAME.fullmatch(name):
         raise CatalogError(f"snapshot {name!r}: a name is made of a-z, 0-9, _, . and -")
-    with catalog.reader() as connection:
-        version = current_version(connection)
+    version = catalog.version()
+    with catalog.reader(version=version) as connection:
         policy, policy_version = _choose_policy(connection, policy_name)
         pairs, kept, digest = measure(connection, policy)
     created_at = now()
@@ -67,6 +67,10 @@ def create_snapshot(catalog: Catalog, name: str, policy_name: str | None = None)
             raise CatalogError(
                 f"snapshot {name!r} exists and holds other rows (digest {old[0]}, now {digest}); "
                 "snapshots are immutable: choose another name"
+            )
+        if version not in versions_kept(connection):
+            raise CatalogError(
+                f"lake version {version} was forgotten while it was measured; run the same again"
             )
         connection.execute(
             "insert into snapshots values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -86,6 +90,12 @@ def create_snapshot(catalog: Catalog, name: str, policy_name: str | None = None)
 
     catalog.transact(change)
     return load_snapshot(catalog, name)
+
+
+def versions_kept(connection: duck.Connection) -> set[int]:
+    """Return the lake versions that have not been forgotten."""
+    rows = connection.execute(f"select snapshot_id from ducklake_snapshots('{LAKE}')").fetchall()
+    return {version for (version,) in rows}
 
 
 def list_snapshots(connection: duck.Connection) -> list[Snapshot]:
@@ -176,9 +186,15 @@ def diff_rows(
     with _two_lakes(catalog, before, after) as connection:
         result = connection.execute(
             f"""
-            select d.change, d.why, d.pair_id, p.source, p.query, p.positive
-            from differences d join lake_after.pairs p using (pair_id)
-            order by d.pair_id limit {int(limit)}
+            with chosen as (select * from differences order by pair_id limit {int(limit)})
+            select c.change, c.why, c.pair_id,
+              coalesce(a.source, b.source) as source,
+              coalesce(a.query, b.query) as query,
+              coalesce(a.positive, b.positive) as positive
+            from chosen c
+            left join lake_after.pairs a using (pair_id)
+            left join lake_before.pairs b using (pair_id)
+            order by c.pair_id
             """
         )
         names = [column[0] for column in result.description]

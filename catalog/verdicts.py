@@ -2,9 +2,8 @@
 
 Each condition is a bit. It is evaluated in the scan of the table that holds its columns, before any
 join, so that what is joined by pair id is one 64-bit mask a table and not dozens of columns. The
-bits
-of ``where`` travel the same way. Conditions over several tables are evaluated after the join, and
-duplicate conditions last, over the members of clusters only.
+bits of ``where`` travel the same way. Conditions over several tables are evaluated after the join,
+and duplicate conditions last, over the members of clusters only.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Commands of curation: read source files, measure and deduplicate, explain signals, run the demo."""
+"""Commands of curation: ingest, curate, signals, recipes, and the demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def ingest(
+def ingest(  # noqa: PLR0913 - the options of a command
     files: Annotated[list[str] | None, typer.Argument(help="Files, folders or patterns.")] = None,
     catalog: CatalogOption = None,
     recipe: Annotated[str | None, typer.Option(help="Read the recipe's [sources].")] = None,
@@ -83,9 +83,8 @@ def signals(
         if pattern in name:
             measure = signal.measure
             span = " to ".join("" if b is None else f"{b:g}" for b in (measure.low, measure.high))
-            say(
-                f"{name:<38} {measure.about} [{measure.unit}{', ' + span if span.strip(' to') else ''}]"
-            )
+            scale = f"{measure.unit}, {span}" if span.strip(" to") else measure.unit
+            say(f"{name:<38} {measure.about} [{scale}]")
 
 
 def recipes() -> None:

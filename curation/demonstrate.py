@@ -22,9 +22,8 @@ def demonstrate(
 ) -> None:
     """Generate, ingest, curate, snapshot and report; say what was planted and what was found."""
     corpus = generate(folder / "raw", rows)
-    say(
-        f"generated {corpus.rows:,} rows in {len(corpus.files)} files, {corpus.clean:,} of them clean"
-    )
+    files = len(corpus.files)
+    say(f"generated {corpus.rows:,} rows in {files} files, {corpus.clean:,} of them clean")
     catalog = Catalog.create(str(folder / "corpus"))
     sources = find_sources(recipe=load_sources(corpus.recipe))
     say(ingest_files(catalog, sources, executor=executor).summary())
@@ -60,7 +59,7 @@ def found(catalog: Catalog) -> dict[str | None, tuple[int, int, str]]:
               from pairs p join verdicts v using (pair_id)
               where p.query is not null
             ),
-            -- A policy may keep the planted copy and reject the row that it repeats: one of both goes.
+            -- A policy may keep the planted copy and reject the row that it repeats.
             lost_twins as (
               select distinct r.id, t.rejected_by
               from rows r join rows t on r.twin = t.id where r.kept and not t.kept

@@ -2,8 +2,8 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,15 +22,14 @@ def pages() -> dict[str, str]:
 def commands() -> str:
     """Write the reference of the command line."""
     lines = ["# Commands", "", "Generated from the program; `lode COMMAND --help` prints the same."]
-    root = typer.main.get_command(app)
-    assert isinstance(root, click.Group)
-    for path, command in _commands(root, ("lode",)):
-        lines += ["", f"## {' '.join(path)}", "", (command.help or "").strip(), "", "```"]
-        lines += [_usage(path, command), "```", ""]
+    for path, command in _commands(typer.main.get_command(app), ("lode",)):
+        lines += ["", f"## {' '.join(path)}", "", (command.help or "").strip(), ""]
         for parameter in command.params:
-            record = parameter.get_help_record(click.Context(command))
-            if record is not None and "--help" not in record[0]:
-                lines.append(f"- `{record[0]}` {record[1]}".rstrip())
+            name = (
+                ", ".join(parameter.opts) if parameter.opts[0].startswith("-") else parameter.name
+            )
+            about = (getattr(parameter, "help", None) or "").strip()
+            lines.append(f"- `{name}` {about}".rstrip())
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -49,21 +48,15 @@ def tables() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands(
-    group: click.Group, path: tuple[str, ...]
-) -> list[tuple[tuple[str, ...], click.Command]]:
-    found: list[tuple[tuple[str, ...], click.Command]] = []
+def _commands(group: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+    """List the commands of a group and of the groups in it, by name."""
+    found: list[tuple[tuple[str, ...], Any]] = []
     for name, command in sorted(group.commands.items()):
-        if isinstance(command, click.Group):
+        if hasattr(command, "commands"):
             found += _commands(command, (*path, name))
         else:
             found.append(((*path, name), command))
     return found
-
-
-def _usage(path: tuple[str, ...], command: click.Command) -> str:
-    pieces = command.collect_usage_pieces(click.Context(command))
-    return " ".join([*path, *pieces])
 
 
 if __name__ == "__main__":

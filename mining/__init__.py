@@ -1,0 +1,1 @@
+"""Mining: what is hard. Encoders, search, candidates."""

@@ -21,7 +21,8 @@ from curation.demo.defects import BLOCKED_DOMAINS, ROUND_TRIPS
 from curation.demo.grammar import Scene, parse
 from curation.demo.passages import MIN_CHARS, SOURCES, Author
 from curation.demo.topics import all_topics
-from curation.reading.settings import SourceSettings
+from curation.recipes import load_sources
+from curation.sources import find_sources
 from curation.texts import decode, encode, normalize
 
 Row = dict[str, Any]
@@ -236,13 +237,13 @@ def test_broken_lines_are_broken_and_all_others_are_not(corpus: DemoCorpus) -> N
 
 
 def test_the_recipe_reads_every_file_and_maps_columns_that_are_there(corpus: DemoCorpus) -> None:
+    assert load_sources(corpus.recipe).keys() == {path.name.split(".")[0] for path in corpus.files}
+    found = find_sources(recipe=load_sources(corpus.recipe))
+    assert [source.path for source in found] == [path.resolve() for path in corpus.files]
+    for source in found:
+        assert set(source.settings.fields.values()) <= _read(source.path)[0].keys()
     recipe = tomllib.loads(corpus.recipe.read_text(encoding="utf-8"))
     assert recipe["signals"]["domain_lists"] == [corpus.block_list.name]
-    by_name = {path.name.split(".")[0]: path for path in corpus.files}
-    assert recipe["sources"].keys() == by_name.keys()
-    for name, table in recipe["sources"].items():
-        settings = SourceSettings.from_document(table)
-        assert set(settings.fields.values()) <= _read(by_name[name])[0].keys()
 
 
 def test_the_command_writes_the_corpus_and_counts_it(
@@ -297,13 +298,15 @@ def test_every_topic_belongs_to_a_source_and_has_words_for_its_slots() -> None:
 
 def _read(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()
+        table: list[Row] = pq.read_table(path).to_pylist()
+        return table
     return [json.loads(line) for line in _lines(path) if _fault(line) is None]
 
 
 def _lines(path: Path) -> list[bytes]:
     with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
-        return stream.read().splitlines()
+        content: bytes = stream.read()
+    return content.splitlines()
 
 
 def _fault(line: bytes) -> str | None:
@@ -323,7 +326,8 @@ def _planted(rows: dict[str, Row], defect: str) -> list[Row]:
 
 
 def _normal(texts: list[str]) -> list[str]:
-    return encode(normalize(decode(pa.array(texts)))).to_pylist()
+    normal: list[str] = encode(normalize(decode(pa.array(texts)))).to_pylist()
+    return normal
 
 
 def _grams(text: str, size: int) -> set[str]:

@@ -1,8 +1,8 @@
 """Deduplication of a real catalog: truths, increments, interruptions, conflicts."""
 
-import multiprocessing
-import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,9 +97,9 @@ def mixed_rows(seed: int, count: int, families: int = 6) -> list[Row]:
     rng = np.random.default_rng(seed)
     rows: list[Row] = []
     for _ in range(count):
-        passage = text(int(rng.integers(families)))
-        for _ in range(int(rng.integers(0, 5))):
-            at = int(rng.integers(0, 99))
+        passage = text(int(rng.integers(families)), 200)
+        for _ in range(int(rng.integers(0, 4))):
+            at = int(rng.integers(0, 199))
             passage = passage[:at] + text(int(rng.integers(1 << 30)), 2) + passage[at + 2 :]
         rows.append((f"问{rng.integers(count)}", passage))
     rows += [rows[row] for row in rng.integers(0, count, count // 10)]
@@ -120,70 +120,107 @@ def run(catalog: Catalog, **settings: object) -> Deduplicated:
 # What is found
 
 
-def test_equal_pairs_are_exact_duplicates_and_the_first_survives(catalog: Catalog) -> None:
-    rows = [("问", "答"), ("问", "另答"), ("問 ", "答。"), ("别问", "答"), ("问", "答")]
-    first = first_pair_id(add_file(catalog, "a", rows))
-    run(catalog)
-    found = read(catalog, "from duplicates order by pair_id")
-    cluster = [
-        # pair, cluster, text, matched, jaccard, size, template, survivor
-        (0, "exact", 0, 0, 2, 1.0, 3, False, True),
-        (2, "exact", 0, 2, 0, 1.0, 3, False, False),
-        (4, "exact", 0, 4, 0, 1.0, 3, False, False),
-    ]
-    assert [
-        (row[0] - first, row[1], *(number - first for number in row[2:5]), *row[5:])
-        for row in found
-    ] == cluster
+def edited(passage: str, *places: int) -> str:
+    return "".join("改" if at in places else char for at, char in enumerate(passage))
 
 
-def test_texts_are_named_by_the_first_pair_that_holds_them(catalog: Catalog) -> None:
-    rows = [("问", "答"), ("问", "另答"), ("答", "问"), (None, "答"), ("新", "另答")]
-    first = first_pair_id(add_file(catalog, "a", rows))
-    run(catalog)
-    found = read(catalog, "from text_ids order by pair_id")
-    names = [[None if n is None else n - first for n in row] for row in found]
-    assert names == [[0, 0, 0], [1, 0, 1], [2, 2, 2], [3, None, 0], [4, 4, 1]]
+FILES: dict[str, list[Row]] = {
+    "exact": [("问", "答"), ("问", "另答"), ("問 ", "答。"), ("别问", "答"), ("问", "答")],
+    "sides": [("甲", "乙"), ("甲", "丙"), ("乙", "甲"), (None, "乙"), ("新", "丙")],
+    "no query": [(None, "文章"), ("丁", "文章"), (None, "文 章")],
+    "near": [
+        ("一", text(102)),
+        ("二", text(101)),
+        ("三", edited(text(101), 50)),
+        ("四", text(101)),
+        ("五", edited(text(101), 50)),
+    ],
+    "template": [("六", edited(text(103), at)) for at in range(20, 26)],
+    "mixed": mixed_rows(3, 150),
+}
 
 
-def test_rows_without_a_query_are_exact_duplicates_of_each_other_only(catalog: Catalog) -> None:
-    first = first_pair_id(add_file(catalog, "a", [(None, "文章"), ("问", "文章"), (None, "文章")]))
-    run(catalog)
-    assert read(catalog, "select pair_id, cluster_id from duplicates order by pair_id") == [
-        (first, first),
-        (first + 2, first),
-    ]
-
-
-def test_similar_passages_are_near_duplicates_with_all_their_pairs(catalog: Catalog) -> None:
-    passage = text(1)
-    edited = passage[:50] + "改" + passage[51:]
-    rows = [("一", text(2)), ("二", passage), ("三", edited), ("四", passage), ("五", edited)]
-    first = first_pair_id(add_file(catalog, "a", rows))
-    run(catalog)
-    similarity = np.float32(91 / 101)
-    assert read(catalog, "from duplicate_edges") == [("band", first + 1, first + 2, similarity)]
-    near = read(
-        catalog,
-        "select pair_id, cluster_id, text_id, matched_id, jaccard, cluster_size, template, "
-        "survivor from duplicates where kind = 'near' order by pair_id",
-    )
-    one, two = first + 1, first + 2
-    assert near == [
-        (one, one, one, two, similarity, 2, False, True),
-        (two, one, two, one, similarity, 2, False, False),
-        (first + 3, one, one, two, similarity, 2, False, True),
-        (first + 4, one, two, one, similarity, 2, False, False),
-    ]
-
-
-def test_a_large_cluster_is_labelled_a_template(catalog: Catalog) -> None:
-    passage = text(1)
-    rows = [("问", f"{passage[:at]}改{passage[at + 1 :]}") for at in range(20, 26)]
-    add_file(catalog, "a", [*rows, ("问", text(2)), ("问", text(2)[:-1])])
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """A catalog with a file for each claim, deduplicated."""
+    catalog = Catalog.create(str(tmp_path_factory.mktemp("found") / "corpus"))
+    for name, rows in FILES.items():
+        add_file(catalog, name, rows)
     run(catalog, template_min_size=6)
-    sizes = read(catalog, "select distinct cluster_size, template from duplicates order by all")
-    assert sizes == [(2, False), (6, True)]
+    return catalog
+
+
+def of_file(catalog: Catalog, name: str, table: str, *, ids: int, where: str = "true") -> list:
+    """The rows of a table for a file, with the first ``ids`` columns counted from its first."""
+    first = first_pair_id(list(FILES).index(name) + 1)
+    rows = read(
+        catalog,
+        f"select * from {table} where pair_id between {first} and {first + 9999} and {where} "
+        "order by pair_id",
+    )
+    return [
+        tuple(None if number is None else number - first for number in row[:ids]) + row[ids:]
+        for row in rows
+    ]
+
+
+EXACT = "(select pair_id, cluster_id, text_id, matched_id, * from duplicates where kind = 'exact')"
+NEAR = EXACT.replace("exact", "near")
+
+
+def columns(rows: list[tuple]) -> list[tuple]:
+    """Cut what the fixed columns repeat: ids, then jaccard, cluster_size, template, survivor."""
+    return [row[:4] + row[-4:] for row in rows]
+
+
+def test_equal_pairs_are_exact_duplicates_and_the_first_survives(found: Catalog) -> None:
+    # pair, cluster, text, matched, jaccard, size, template, survivor
+    assert columns(of_file(found, "exact", EXACT, ids=4)) == [
+        (0, 0, 0, 2, 1.0, 3, False, True),
+        (2, 0, 2, 0, 1.0, 3, False, False),
+        (4, 0, 4, 0, 1.0, 3, False, False),
+    ]
+
+
+def test_texts_are_named_by_the_first_pair_that_holds_them_on_that_side(found: Catalog) -> None:
+    names = [[0, 0, 0], [1, 0, 1], [2, 2, 2], [3, None, 0], [4, 4, 1]]
+    assert [list(row) for row in of_file(found, "sides", "text_ids", ids=3)] == names
+
+
+def test_rows_without_a_query_are_exact_duplicates_of_each_other_only(found: Catalog) -> None:
+    rows = of_file(found, "no query", EXACT, ids=4)
+    assert [row[:2] for row in rows] == [(0, 0), (2, 0)]
+
+
+def test_similar_passages_are_near_duplicates_with_all_their_pairs(found: Catalog) -> None:
+    similarity = float(np.float32(91 / 101))
+    assert columns(of_file(found, "near", NEAR, ids=4)) == [
+        (1, 1, 1, 2, similarity, 2, False, True),
+        (2, 1, 2, 1, similarity, 2, False, False),
+        (3, 1, 1, 2, similarity, 2, False, True),
+        (4, 1, 2, 1, similarity, 2, False, False),
+    ]
+
+
+def test_a_large_cluster_is_labelled_a_template(found: Catalog) -> None:
+    rows = of_file(found, "template", NEAR, ids=4)
+    assert [row[-3:-1] for row in rows] == [(6, True)] * 6
+    assert not any(row[-2] for row in of_file(found, "near", NEAR, ids=4))
+
+
+def test_edges_hold_the_exact_similarity_of_what_is_similar(found: Catalog) -> None:
+    texts = read(found, "select pair_id, positive from pairs join text_ids using (pair_id) "
+                        "where pair_id = passage_id")  # fmt: skip
+    sets = {i: {t[at : at + 5] for at in range(len(t) - 4)} for i, t in texts if len(t) >= 5}
+    expected = {
+        (a, b): len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for a in sets for b in sets if a < b
+    }
+    stored = {(a, b): jaccard for _, a, b, jaccard in read(found, "from duplicate_edges")}
+    assert min(stored.values()) >= np.float32(0.7)
+    assert all(stored[pair] == np.float32(expected[pair]) for pair in stored)
+    near = {pair for pair, similarity in expected.items() if similarity >= 0.8}
+    assert len(near) > 100
+    assert len(near & stored.keys()) >= 0.98 * len(near)
 
 
 def test_pairs_can_be_compared_as_a_whole(catalog: Catalog) -> None:
@@ -200,26 +237,6 @@ def test_pairs_can_be_compared_as_a_whole(catalog: Catalog) -> None:
     deduplicate(catalog, settings, ONE_WORKER)
     near = "select pair_id, text_id from duplicates where kind = 'near' order by pair_id"
     assert read(catalog, near) == [(first, first), (first + 1, first + 1), (first + 4, first)]
-
-
-def test_every_edge_above_the_floor_is_stored(catalog: Catalog) -> None:
-    add_file(catalog, "a", mixed_rows(3, 150))
-    run(catalog)
-    texts = read(
-        catalog,
-        "select pair_id, positive from pairs where pair_id in (select passage_id from text_ids)",
-    )
-    sets = {i: {t[at : at + 5] for at in range(len(t) - 4)} for i, t in texts if len(t) >= 5}
-    expected = {
-        (a, b): len(sets[a] & sets[b]) / len(sets[a] | sets[b])
-        for a in sets
-        for b in sets
-        if a < b and len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= 0.7
-    }
-    stored = {(a, b): jaccard for _, a, b, jaccard in read(catalog, "from duplicate_edges")}
-    assert all(stored[pair] == np.float32(expected[pair]) for pair in stored)
-    near = {pair for pair, similarity in expected.items() if similarity >= 0.8}
-    assert len(near & stored.keys()) >= 0.98 * len(near) > 100
 
 
 # Growing
@@ -239,18 +256,14 @@ def test_new_files_give_what_all_files_at_once_give(tmp_path: Path) -> None:
 
 def test_a_new_text_joins_clusters_that_were_apart(catalog: Catalog) -> None:
     passage = text(7, 200)
-
-    def edited(*places: int) -> str:
-        return "".join("改" if at in places else char for at, char in enumerate(passage))
-
-    left, right = edited(10, 30, 50), edited(90, 120, 150, 180)  # 0.73 alike
+    left, right = edited(passage, 10, 30, 50), edited(passage, 90, 120, 150)  # 0.74 alike
     add_file(catalog, "a", [("左", left), ("左", left + "尾")])
     add_file(catalog, "b", [("右", right), ("右", right + "尾")])
     run(catalog)
     clusters = "select count(distinct cluster_id), count(*) from duplicates where kind = 'near'"
     assert read(catalog, clusters) == [(2, 4)]
     before = read(catalog, "from duplicate_edges")
-    add_file(catalog, "c", [("中", edited(50, 90))])
+    add_file(catalog, "c", [("中", edited(passage, 50, 90))])
     run(catalog)
     assert read(catalog, clusters) == [(1, 5)]
     assert set(before) < set(read(catalog, "from duplicate_edges"))
@@ -304,6 +317,7 @@ def test_a_replaced_file_starts_again(tmp_path: Path) -> None:
     assert result(replaced) == result(whole)
 
 
+@pytest.mark.slow
 def test_a_file_with_a_smaller_number_that_comes_late_starts_again(tmp_path: Path) -> None:
     rows = [mixed_rows(seed, 40) for seed in range(2)]
     late, whole = (Catalog.create(str(tmp_path / name)) for name in ("late", "whole"))
@@ -330,6 +344,7 @@ def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edges, "_CHUNK_PAIRS", 50)
 
 
+@pytest.mark.slow
 def test_many_small_tasks_give_what_one_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -352,63 +367,72 @@ def test_many_small_tasks_give_what_one_gives(
     assert {steps.FIND, steps.COMPARE, steps.COMPARE_MORE} < set(finished)
 
 
-def _run_and_die(url: str, stage: str) -> None:
-    class Killed(steps.DuplicateStep):
-        pass
-
-    before = steps.DuplicateStep.run
-
-    def dying(self: steps.DuplicateStep, data: object, rank: int, world_size: int) -> object:
-        if self.stage == stage and rank == self.work.output.folder.joinpath("die").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return before(self, data, rank, world_size)
-
-    steps.DuplicateStep.run = dying
-    deduplicate(Catalog.open(url), DuplicateSettings(), ONE_WORKER)
-
-
 STAGES = ["text-ids", "near-find", "near-collect", "near-compare", "near-propose"]
 STAGES += ["near-compare-more", "near-clusters"]
 
+KILLED = """
+import os, signal, sys
+import curation.deduplicate as deduplication
+from catalog.executors import ExecutorSettings
+from catalog.lake import Catalog
+from curation.duplicates.steps import ComparePairs
 
-def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_result(tmp_path: Path) -> None:
+deduplication._TASK_PAIRS = 300
+do = ComparePairs.do
+
+def do_one_and_die(step, rank, out):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    do(step, rank, out)
+
+ComparePairs.do = do_one_and_die
+deduplication.deduplicate(Catalog.open(sys.argv[1]), None, ExecutorSettings(workers=1))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_to_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = mixed_rows(5, 80)
     killed, whole = (Catalog.create(str(tmp_path / name)) for name in ("killed", "whole"))
     add_file(killed, "a", rows)
     add_file(whole, "a", rows)
     run(whole)
-    for stage in STAGES:
-        process = multiprocessing.get_context("fork").Process(
-            target=_run_and_die, args=(killed.location.url, stage)
-        )
-        process.start()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        assert read(killed, "select count(*) from text_ids") == [(0,)]
+    script = [sys.executable, "-c", KILLED, killed.location.url]
+    assert subprocess.run(script, capture_output=True).returncode == -signal.SIGKILL
+    assert result(killed) == ([], [], [])
+    monkeypatch.setattr(deduplication, "_TASK_PAIRS", 300)
     run(killed)
     assert result(killed) == result(whole)
 
 
-def test_finished_tasks_are_not_done_again(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_run_that_fails_in_every_stage_goes_on_where_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_file(catalog, "a", mixed_rows(5, 80))
-    done: list[str] = []
+    rows = mixed_rows(5, 80)
+    failed, whole = (Catalog.create(str(tmp_path / name)) for name in ("failed", "whole"))
+    add_file(failed, "a", rows)
+    add_file(whole, "a", rows)
+    run(whole)
+    begun: list[str] = []
     before = steps.DuplicateStep.run
 
-    def noting(self: steps.DuplicateStep, *given: object) -> object:
-        done.append(self.stage)
-        if self.stage == "near-clusters" and len(done) == len(STAGES):
+    def failing_once(self: steps.DuplicateStep, *given: object) -> object:
+        begun.append(self.stage)
+        if begun.count(self.stage) == 1:
             raise OSError("no space left")
         return before(self, *given)
 
-    monkeypatch.setattr(steps.DuplicateStep, "run", noting)
-    with pytest.raises(OSError, match="no space left"):
-        run(catalog)
-    assert done == STAGES
-    assert read(catalog, "select count(*) from duplicates") == [(0,)]
-    run(catalog)
-    assert done == [*STAGES, "near-clusters"]
+    monkeypatch.setattr(steps.DuplicateStep, "run", failing_once)
+    for _ in STAGES:
+        with pytest.raises(OSError, match="no space left"):
+            run(failed)
+        assert result(failed) == ([], [], [])
+    run(failed)
+    assert begun == [stage for stage in STAGES for _ in range(2)]
+    assert result(failed) == result(whole)
 
 
 # Refusals
@@ -417,7 +441,7 @@ def test_finished_tasks_are_not_done_again(
 def test_pairs_without_band_keys_are_refused(catalog: Catalog) -> None:
     add_file(catalog, "a", mixed_rows(1, 20))
     catalog.transact(lambda connection: connection.execute("delete from band_keys"))
-    with pytest.raises(CatalogError, match="1 files have no band keys yet .*lode curate"):
+    with pytest.raises(CatalogError, match=r"1 files have no band keys yet .*lode curate"):
         run(catalog)
 
 

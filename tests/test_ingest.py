@@ -3,8 +3,8 @@
 import gzip
 import json
 import os
+import resource
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_files_become_pairs_quarantine_and_a_record_of_what_was_read(catalog, tm
     second = write(tmp_path, "a.parquet", as_parquet([{"text1": "x", "text2": "y", "site": "s1"}]))
     sources = find_sources([first], sets=["form=title-content", "language=zh", "license=MIT"])
     sources += find_sources([second], ["query=text1", "positive=text2", "source=site"])
-    result = ingest_files(catalog, sources, executor=ExecutorSettings(workers=2))
+    result = ingest_files(catalog, sources, executor=ALONE)
     assert result.summary() == "3 pairs and passages from 2 files, 1 rows in quarantine"
     assert rows(catalog, "select source, form, query from pairs order by pair_id") == [
         ("news", "title-content", TWO[0]["query"]),
@@ -110,7 +110,7 @@ def test_other_settings_are_refused_unless_they_replace_the_old_ones(catalog, tm
     path = write(tmp_path, "a.jsonl", jsonl({"text1": "a", "text2": "b"}))
     ingest(catalog, path)
     swap = ["query=text2", "positive=text1"]
-    with pytest.raises(CatalogError, match="was ingested with other settings; .*--replace"):
+    with pytest.raises(CatalogError, match=r"was ingested with other settings; .*--replace"):
         ingest(catalog, path, maps=swap)
     ingest(catalog, path, maps=swap, replace=True)
     assert rows(catalog, "select query, positive from pairs") == [("b", "a")]
@@ -124,14 +124,14 @@ def test_a_bad_file_among_good_ones_commits_nothing(catalog, tmp_path, workers):
     ]
     compressed = gzip.compress(jsonl(*({"query": f"q{i}", "positive": "p"} for i in range(9000))))
     bad = write(tmp_path, "bad.jsonl.gz", compressed[:-9])  # well beyond what planning looks at
-    executor = ExecutorSettings(workers=workers)
-    before, version = counts(catalog), catalog.version()
+    version = catalog.version()
+    before = counts(catalog)
     with pytest.raises(SourceFileError, match=r"bad\.jsonl\.gz: cannot be read as gzip"):
-        ingest_files(catalog, find_sources([*good, bad]), executor=executor)
+        ingest_files(catalog, find_sources([*good, bad]), executor=ExecutorSettings(workers))
     assert counts(catalog) == before
-    assert ingest_files(catalog, find_sources(good), executor=executor).rows == 2
+    assert ingest(catalog, *good).rows == 2
     assert catalog.version() > version
-    assert [row for (row,) in rows(catalog, "select query from pairs order by 1")] == ["1", "2"]
+    assert rows(catalog, "select query from pairs order by query") == [("1",), ("2",)]
 
 
 def test_a_truncated_parquet_file_is_refused_before_a_job_begins(catalog, tmp_path):
@@ -213,11 +213,13 @@ def test_a_recipe_names_files_or_says_how_files_of_that_name_are_read(tmp_path):
         "b": {"form": "input-output"},
     }
     sources = find_sources([tmp_path / "[bc].jsonl"], sets=["language=zh"], recipe=recipe)
-    assert [(s.path.name, s.settings.source, s.settings.form, s.settings.language) for s in sources] == [
-        ("a.jsonl", "first", "title-content", "zh"),
-        ("b.jsonl", "b", "input-output", "zh"),
-        ("c.jsonl", "{stem}", "auto", "zh"),
-    ]  # fmt: skip
+    found = [(s.path.name, s.settings.source, s.settings.form) for s in sources]
+    assert found == [
+        ("a.jsonl", "first", "title-content"),
+        ("b.jsonl", "b", "input-output"),
+        ("c.jsonl", "{stem}", "auto"),
+    ]
+    assert {source.settings.language for source in sources} == {"zh"}
 
 
 def test_a_folder_stands_for_its_files(tmp_path):
@@ -293,26 +295,21 @@ def test_a_full_disk_commits_nothing_and_the_next_run_goes_on(small_disk, tmp_pa
     path = write(tmp_path, "a.jsonl", noise(9000))
     with pytest.raises(OSError, match="No space left"):
         ingest(catalog, path)
-    assert rows(catalog, "select count(*) from pairs") == [(0,)]
     subprocess.run(["mount", "-o", "remount,size=90m", str(small_disk)], check=True)
+    assert rows(catalog, "select count(*) from pairs") == [(0,)]
     assert ingest(catalog, path).rows == 9000
     assert rows(catalog, "select count(*), count(distinct pair_id) from pairs") == [(9000, 9000)]
 
 
 def test_a_limit_on_file_size_commits_nothing(catalog, tmp_path):
     path = write(tmp_path, "a.jsonl", noise(9000))
-    script = (
-        "import resource, sys\n"
-        "from tests.test_ingest import ALONE, Catalog, find_sources, ingest_files\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "ingest_files(Catalog.open(sys.argv[1]), find_sources([sys.argv[2]]), executor=ALONE)\n"
-    )
-    run = subprocess.run(
-        ["python", "-c", script, catalog.location.url, str(path)],
-        capture_output=True, check=False, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    assert run.returncode == 1
-    assert b"File too large" in run.stderr
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            ingest(catalog, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert counts(catalog)["pairs"] == 0
     assert ingest(catalog, path).rows == 9000
 
@@ -335,7 +332,7 @@ def read_only(tmp_path):
 
     yield make
     for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
 
 
 def test_a_read_only_catalog_is_an_error_and_read_only_sources_are_not(
@@ -346,7 +343,7 @@ def test_a_read_only_catalog_is_an_error_and_read_only_sources_are_not(
     path = write(folder, "a.jsonl", jsonl(*TWO))
     read_only(folder)
     read_only(tmp_path / "corpus")
-    with pytest.raises((OSError, CatalogError), match=r"(?i)read-only"):
+    with pytest.raises((OSError, CatalogError), match=r"(?i)read.?only"):
         ingest(catalog, path)
     subprocess.run(["umount", "-l", str(tmp_path / "corpus")], check=True)
     assert ingest(catalog, path).rows == 2

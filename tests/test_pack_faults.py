@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from catalog.pack import (
     PackDamagedError,
     PackError,
     PackMissingError,
-    PackSettings,
     build_pack,
     verification,
 )
@@ -26,38 +26,10 @@ from catalog.policies import Condition, Policy
 from catalog.policy_commit import commit_policy
 from catalog.records import checksum
 from catalog.snapshots import Snapshot, create_snapshot, load_snapshot
+from tests.pack_builder import SETTINGS
 from tests.pack_catalog import KEEP, candidates, make_catalog, pair
 
 FILE = 1 << 32
-SETTINGS = {"candidates_run": "run", "texts_per_shard": 20, "lists_per_shard": 20}
-
-# Builds the pack, and kills itself without warning where it is told to.
-BUILDER = """
-import os, signal, sys
-from catalog.lake import Catalog
-from catalog.pack import PackSettings, build, build_pack
-from catalog.snapshots import load_snapshot
-
-url, folder, stage, limit = sys.argv[1:5]
-stages = set()
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def progress(name, rows):
-    stages.add(name)
-    if name == stage and rows >= int(limit):
-        die()
-
-if stage in ("trust_as_written", "sync_folder"):
-    setattr(build, stage, die)
-catalog = Catalog.open(url)
-print("ready", flush=True)
-sys.stdin.readline()
-settings = PackSettings(candidates_run="run", texts_per_shard=20, lists_per_shard=20)
-pack = build_pack(catalog, load_snapshot(catalog, "v1"), folder, settings, progress)
-print("built" if stages else "shared", pack.manifest.key)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +65,14 @@ def copy(clean: Pack, tmp_path: Path) -> Path:
 
 
 def build(catalog: Catalog, snapshot: Snapshot, folder: Path, **more: object) -> Pack:
-    settings = PackSettings(**{**SETTINGS, **more})  # type: ignore[arg-type]
+    settings = replace(SETTINGS, **more)  # type: ignore[arg-type]
     return build_pack(catalog, snapshot, folder, settings)
 
 
 def start(catalog: Catalog, folder: Path, stage: str = "", limit: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILDER, catalog.location.url, str(folder), stage, str(limit)]
+    command = [sys.executable, "-m", "tests.pack_builder", catalog.location.url, str(folder)]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+        [*command, stage, str(limit)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -173,9 +145,8 @@ def test_a_build_that_fails_leaves_no_pack_and_is_taken_up_again(
         if stage == "pairs":
             raise OSError(28, "No space left on device")
 
-    settings = PackSettings(**SETTINGS)  # type: ignore[arg-type]
     with pytest.raises(OSError, match="No space left on device"):
-        build_pack(catalog, snapshot, tmp_path / "v1", settings, fail)
+        build_pack(catalog, snapshot, tmp_path / "v1", SETTINGS, fail)
     (aside,) = tmp_path.glob(".v1.*.building")
     assert not list(aside.glob("pairs.*"))
     assert not list(aside.glob("*.tmp"))

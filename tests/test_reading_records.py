@@ -163,8 +163,8 @@ def test_detection_says_what_it_chose(tmp_path):
     )
     assert inspect(path).explanation == (
         "t.jsonl: jsonl, scored pair; columns found by their names: query = sentence1, "
-        "positive = sentence2, label = score; id go to meta; source named after the file, form text-text, "
-        "task sts where a label is, else retrieval"
+        "positive = sentence2, label = score; id go to meta; source named after the file, "
+        "form text-text, task sts where a label is, else retrieval"
     )
 
 

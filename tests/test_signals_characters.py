@@ -33,7 +33,7 @@ def kinds(text: str) -> dict[str, float]:
     [
         ("中文12", {"han_share": 0.5, "digit_share": 0.5}),
         ("〇々㐀", {"han_share": 1}),
-        ("漢字，简体", {"han_share": 0.8, "punctuation_share": 0.2, "traditional_share": 0.5}),
+        ("漢字，简体", {"han_share": 0.8, "punctuation_share": 0.2, "traditional_share": 0.25}),
         ("aＡé。", {"latin_share": 0.75, "punctuation_share": 0.25}),
         ("ひらカナ", {"kana_share": 1}),
         ("한국", {"hangul_share": 1}),

@@ -46,7 +46,7 @@ def plain_statistics(text: str) -> dict[str, float]:
         "bullet_line_share": of_lines(sum(line[0] in "•‣·●○■□◆▪►➢-–*" for line in lines)),
         "duplicate_line_share": of_lines(len(again)),
         "duplicate_line_char_share": sum(map(len, again)) / chars if chars else 0,
-        "ends_sentence": bool(ended and ended[-1]),
+        "ends_sentence": float(bool(ended and ended[-1])),
     }
 
 

@@ -28,6 +28,17 @@ def test_words_are_found_behind_width_script_spaces_and_punctuation() -> None:
     ]
 
 
+def test_the_end_of_one_text_and_the_start_of_the_next_are_no_word() -> None:
+    assert counts(["我想赌", "球队", "赌球"]) == [{}, {}, {"gambling": 1}]
+
+
+def test_a_latin_word_stands_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("sex\nfree money\n", encoding="utf-8")
+    found = counts(["these xylophones", "Essex", "ＳＥＸ和sex.", "Free  Money? free money!"], mine)
+    assert found == [{}, {}, {"listed": 2}, {"listed": 2}]
+
+
 def test_the_longest_word_counts_once() -> None:
     # 送彩金 stands inside 注册送彩金.
     assert counts(["注册送彩金"]) == [{"gambling": 1}]

@@ -184,6 +184,7 @@ def test_garbage_under_a_null_is_not_read() -> None:
     buffers = [pa.array([True, False]).buffers()[1], pa.array([0, 1, 3], pa.int32()).buffers()[1]]
     column = pa.Array.from_buffers(pa.string(), 2, [*buffers, pa.py_buffer(b"a\xff\xff")])
     assert strings(decode(column)) == ["a", None]
+    assert decode(column).lengths.tolist() == [1, 0]
 
 
 def test_refuses_a_column_that_is_not_text() -> None:

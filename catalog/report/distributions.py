@@ -11,7 +11,7 @@ from catalog.policies import Condition, Policy
 from catalog.report.data import Bar, Histogram
 from catalog.report.scales import choose_scale, make_bars
 from catalog.report.statements import relation_of, statement
-from catalog.report.thresholds import thresholds_of
+from catalog.report.terms import Term, terms_of
 
 # Texts have no distribution worth a picture.
 TEXTS: Final = ("pair_id", "query", "positive", "negatives", "url", "meta")
@@ -28,9 +28,11 @@ def gather_histograms(
     """Measure how each signal is distributed among the pairs that a condition applies to."""
     gatherer = _Gatherer(connection, columns, all_are_pairs)
     return tuple(
-        gatherer.histogram(condition, signal)
+        gatherer.histogram(condition, term)
         for condition in policy.conditions
-        for signal in signals_read(condition, columns)
+        if condition.require is not None
+        for term in terms_of(_expression(condition).sql)
+        if term.sql not in TEXTS
     )
 
 
@@ -52,8 +54,8 @@ class _Gatherer:
     _kinds: dict[str, str] = field(default_factory=dict)
     _sizes: dict[str, dict[int | None, int]] = field(default_factory=dict)
 
-    def histogram(self, condition: Condition, signal: str) -> Histogram:
-        """Measure one signal among the pairs that a condition applies to."""
+    def histogram(self, condition: Condition, term: Term) -> Histogram:
+        """Measure what a condition looks at among the pairs that it applies to."""
         what = f"condition {condition.name!r}"
         expression = _expression(condition)
         where = [parse(condition.where, what)] if condition.where else []
@@ -61,28 +63,26 @@ class _Gatherer:
             self.columns, [expression, *where], what, all_are_pairs=self.all_are_pairs
         )
         slots = {
-            "value": duck.identifier(signal),
+            "value": term.sql,
             "relation": relation,
             "scope": " and ".join([is_pair, *(f"({one.sql}\n)" for one in where)]),
         }
         kind = self._kind(slots)
         if kind in NUMBER_TYPES:
-            return self._of_numbers(condition, signal, slots, is_whole=kind in WHOLE_TYPES)
-        return self._of_categories(condition, signal, slots)
+            return self._of_numbers(condition, term, slots, is_whole=kind in WHOLE_TYPES)
+        return self._of_categories(condition, term, slots)
 
     def _of_numbers(
-        self, condition: Condition, signal: str, slots: dict[str, str], *, is_whole: bool
+        self, condition: Condition, term: Term, slots: dict[str, str], *, is_whole: bool
     ) -> Histogram:
-        expression = _expression(condition)
         sizes = self._buckets(slots)
         unmeasured = sizes.get(None, 0)
         known = {bucket: pairs for bucket, pairs in sizes.items() if bucket is not None}
-        thresholds = thresholds_of(expression.text, signal)
-        scale = choose_scale(known, thresholds, is_whole=is_whole)
+        scale = choose_scale(known, term.thresholds, is_whole=is_whole)
         if scale is None:
-            return _drawn(condition, signal, unmeasured=unmeasured)
+            return _drawn(condition, term, unmeasured=unmeasured)
         rows = self.connection.execute(
-            statement("histogram", require=expression.sql, **slots),
+            statement("histogram", require=_expression(condition).sql, **slots),
             {
                 "low": scale.low,
                 "step": scale.step,
@@ -94,16 +94,15 @@ class _Gatherer:
         counts = {(bin_, failed): pairs for bin_, failed, pairs in rows if bin_ is not None}
         return _drawn(
             condition,
-            signal,
+            term,
             bars=make_bars(scale, counts, is_whole=is_whole),
-            thresholds=thresholds,
             is_log=scale.is_log,
             opens_low=any(bin_ < 0 for bin_, _ in counts),
             opens_high=any(bin_ >= scale.bars for bin_, _ in counts),
             unmeasured=unmeasured,
         )
 
-    def _of_categories(self, condition: Condition, signal: str, slots: dict[str, str]) -> Histogram:
+    def _of_categories(self, condition: Condition, term: Term, slots: dict[str, str]) -> Histogram:
         rows = self.connection.execute(
             statement("categories", require=_expression(condition).sql, **slots),
             {"shown": MAX_CATEGORIES, "other": OTHER},
@@ -112,7 +111,7 @@ class _Gatherer:
             Bar(0, 0, passed, failed, label) for label, passed, failed in rows if label is not None
         ]
         unmeasured = sum(passed + failed for label, passed, failed in rows if label is None)
-        return _drawn(condition, signal, bars=bars, is_category=True, unmeasured=unmeasured)
+        return _drawn(condition, term, bars=bars, is_category=True, unmeasured=unmeasured)
 
     def _buckets(self, slots: dict[str, str]) -> dict[int | None, int]:
         sql = statement("buckets", **slots)
@@ -132,20 +131,19 @@ class _Gatherer:
 
 def _drawn(
     condition: Condition,
-    signal: str,
+    term: Term,
     bars: Sequence[Bar] = (),
-    thresholds: tuple[float, ...] = (),
     unmeasured: int = 0,
     **claims: bool,
 ) -> Histogram:
     assert condition.require is not None
     return Histogram(
         condition.name,
-        signal.removeprefix("score:"),
+        term.label,
         condition.require,
         condition.where,
         tuple(bars),
-        thresholds,
+        term.thresholds,
         unmeasured=unmeasured,
         **claims,
     )

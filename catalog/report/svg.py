@@ -58,7 +58,7 @@ def picture(
     """Wrap content in an SVG that scales to its place and is read out by its label."""
     return element(
         "svg",
-        "".join(content),
+        "".join(content) or " ",  # an empty element would have no place for a style
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {_plain(width)} {_plain(height)}",
         role="img",

@@ -1,7 +1,12 @@
 """Titles that say what is seen, not what is drawn."""
 
+from typing import Final
+
 from catalog.report.data import Histogram, ReportData
 from catalog.report.numbers import count, plural, share
+from catalog.report.svg import cut
+
+MAX_NAME_CELLS: Final = 40
 
 
 def headline(data: ReportData) -> str:
@@ -16,7 +21,9 @@ def headline(data: ReportData) -> str:
 def funnel(data: ReportData) -> str:
     """Say at which stage most rows are lost."""
     lossy = max(data.stages, key=lambda stage: stage.lost, default=None)
-    if lossy is None or not lossy.lost:
+    if lossy is None:
+        return "Nothing was read"
+    if not lossy.lost:
         return "No stage rejects anything"
     return (
         f"Most is lost at {lossy.name}: {plural(lossy.lost, 'row')}, "
@@ -51,10 +58,12 @@ def sources(data: ReportData) -> str:
         return plural(len(data.sources), "source")
     least = min(data.sources, key=lambda one: (one.kept / max(one.pairs, 1), one.source))
     best = max(data.sources, key=lambda one: (one.kept / max(one.pairs, 1), one.source))
-    return (
-        f"{plural(len(data.sources), 'source')}: {share(best.kept, best.pairs)} of {best.source} "
-        f"is kept, {share(least.kept, least.pairs)} of {least.source}"
-    )
+    shares = [share(one.kept, one.pairs) for one in (best, least)]
+    known = plural(len(data.sources), "source")
+    if shares[0] == shares[1]:
+        return f"{known}, {shares[0]} of each is kept"
+    names = [cut(one.source, MAX_NAME_CELLS) for one in (best, least)]
+    return f"{known}: {shares[0]} of {names[0]} is kept, {shares[1]} of {names[1]}"
 
 
 def histogram(drawn: Histogram) -> str:

@@ -14,11 +14,12 @@ from curation.reading.arrow_rows import (
     as_texts,
     broken_columns,
     broken_rows,
+    cut,
     gather,
     row_json,
     with_plain_columns,
 )
-from curation.reading.chunks import CHUNK_BYTES, ArrowChunk, Reject, numbers
+from curation.reading.chunks import CHUNK_BYTES, CHUNK_ROWS, ArrowChunk, Reject, numbers
 from curation.reading.errors import SourceFileError
 from curation.reading.reach import Reach
 
@@ -109,13 +110,20 @@ def _parquet(
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         wanted = None if columns is None else _present(file.schema_arrow, columns)
         for group in range(file.metadata.num_row_groups):
-            small = file.metadata.row_group(group).total_byte_size <= SMALL_GROUP_BYTES
-            rows = max_rows if small else min(FEW_ROWS, max_rows)
+            rows = min(max_rows, _rows_at_once(file.metadata.row_group(group)))
             for batch in file.iter_batches(
                 rows, row_groups=[group], columns=wanted, use_threads=False
             ):
                 reach.bytes = size * (reach.row + batch.num_rows) // file.metadata.num_rows
                 yield batch
+
+
+def _rows_at_once(group: pq.RowGroupMetaData) -> int:
+    """Return how many rows of a group are decoded at once; of a small group all could be."""
+    if group.total_byte_size <= SMALL_GROUP_BYTES:
+        return max(1, int(group.num_rows))
+    fitting = CHUNK_BYTES * int(group.num_rows) // int(group.total_byte_size)
+    return max(1, min(FEW_ROWS, fitting))
 
 
 def _ipc(path: Path) -> Iterator[tuple[pa.RecordBatch, float]]:
@@ -134,8 +142,9 @@ def _ipc(path: Path) -> Iterator[tuple[pa.RecordBatch, float]]:
         reader = pa.ipc.open_stream(source)
         batches = ((batch, source.tell() / len(mapped)) for batch in reader)
     for batch, share in batches:
-        yield batch, share
-        mapped.madvise(mmap.MADV_DONTNEED)  # give back the pages that were used
+        for piece in cut(batch, CHUNK_ROWS, CHUNK_BYTES):
+            yield piece, share
+            mapped.madvise(mmap.MADV_DONTNEED)  # give back the pages that were used
 
 
 def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:

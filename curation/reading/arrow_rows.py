@@ -54,7 +54,7 @@ def gather(
     pending: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
-        for piece in _cut(batch, max_rows, max_bytes):
+        for piece in cut(batch, max_rows, max_bytes):
             if pending and (rows + piece.num_rows > max_rows or size + piece.nbytes > max_bytes):
                 yield _join(pending)
                 pending, rows, size = [], 0, 0
@@ -64,15 +64,15 @@ def gather(
         yield _join(pending)
 
 
-def _cut(batch: pa.RecordBatch, max_rows: int, max_bytes: int) -> Iterator[pa.RecordBatch]:
+def cut(batch: pa.RecordBatch, max_rows: int, max_bytes: int) -> Iterator[pa.RecordBatch]:
     """Halve a batch until each piece fits; a single row always does."""
     if batch.num_rows <= max_rows and (batch.num_rows <= 1 or batch.nbytes <= max_bytes):
         if batch.num_rows:
             yield batch
         return
     half = batch.num_rows // 2
-    yield from _cut(batch.slice(0, half), max_rows, max_bytes)
-    yield from _cut(batch.slice(half), max_rows, max_bytes)
+    yield from cut(batch.slice(0, half), max_rows, max_bytes)
+    yield from cut(batch.slice(half), max_rows, max_bytes)
 
 
 def _join(pieces: list[pa.RecordBatch]) -> pa.RecordBatch:

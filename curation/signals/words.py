@@ -34,7 +34,7 @@ class WordLists:
         """Take words as keys see them: the number of their category, and how they are written."""
         self.categories = np.array(list(words.values()), np.int64)
         self.alone = {
-            number: re.compile(rf"(?<![a-z0-9]){re.escape(_fold(written[word]))}(?![a-z0-9])")
+            number: re.compile(rf"(?<![a-z0-9]){_spaced(written[word])}(?![a-z0-9])")
             for number, word in enumerate(words)
             if word.isascii()
         }
@@ -67,6 +67,10 @@ def words(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
         text = _fold(batch.texts(side).text(row))
         counted[row, lists.categories[word]] += len(lists.alone[word].findall(text))
     return {f"{name}_words": counted[:, number] for number, name in enumerate(CATEGORIES)}
+
+
+def _spaced(word: str) -> str:
+    return r"\s+".join(map(re.escape, _fold(word).split()))
 
 
 def _fold(text: str) -> str:

@@ -1,0 +1,187 @@
+"""The parts of a pack, written one after another from what a snapshot holds."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from catalog import duck
+from catalog.lake import Catalog
+from catalog.pack import contents, mined, negatives, pairs
+from catalog.pack.blob import Compressor, train_dictionary, write_shard
+from catalog.pack.layout import (
+    CANDIDATES,
+    DICTIONARY,
+    SIDES,
+    Counts,
+    Ids,
+    Manifest,
+    PackSettings,
+    check_rows,
+    shard_part,
+    shard_ranges,
+)
+from catalog.pack.mapped import MappedFile
+from catalog.pack.parts import Parts
+from catalog.snapshots import Snapshot
+
+# Called with (stage, rows done so far in it). Library code shows nothing itself.
+Progress = Callable[[str, int], None]
+
+
+@dataclass
+class Tally:
+    """Counts the rows of every stage for whoever shows progress."""
+
+    progress: Progress | None
+    done: dict[str, int] = field(default_factory=dict)
+
+    def add(self, stage: str, rows: int) -> None:
+        """Count rows of a stage."""
+        self.done[stage] = self.done.get(stage, 0) + rows
+        if self.progress is not None:
+            self.progress(stage, self.done[stage])
+
+
+@dataclass
+class Assembly:
+    """The parts of one pack, in the order in which they need each other; done ones are kept."""
+
+    snapshot: Snapshot
+    settings: PackSettings
+    parts: Parts
+    tally: Tally
+
+    def run(self, catalog: Catalog, key: str) -> Manifest:
+        """Write all parts and return the manifest."""
+        settings, run = self.settings, self.settings.candidates_run
+        with contents.open_contents(
+            catalog, self.snapshot, self.parts.folder, settings.memory_mb
+        ) as connection:
+            scores = contents.find_scores(connection, settings)
+            if run is not None:
+                contents.check_run(connection, run)
+            contents.gather_kept(connection, self.snapshot, scores)
+            lists, width = mined.gather_lists(connection, run) if run is not None else (0, 0)
+            ids = {
+                "query": self._ids("query", contents.query_ids(connection)),
+                "passage": self._ids("passage", contents.passage_ids(connection, run)),
+            }
+            contents.gather_late(connection, ids["passage"])
+            given = negatives.gather_given(connection, ids["passage"])
+            self._write_texts(connection, ids, given.unnamed)
+            sources = contents.list_sources(connection)
+            self._write_numbers(connection, ids, given, sources, has_scores=scores is not None)
+            if run is not None:
+                self._write_candidates(connection, run, ids, lists, width)
+            tasks = contents.count_tasks(connection)
+            scored = contents.count_scored(connection)
+        ends = np.cumsum([0, *tasks.values()]).tolist()
+        return Manifest(
+            key=key,
+            snapshot=self.snapshot.name,
+            digest=self.snapshot.digest,
+            lake_version=self.snapshot.lake_version,
+            settings=settings.content(),
+            scores_revision=scores.revision if scores else None,
+            counts=Counts(
+                pairs=ends[-1],
+                queries=len(ids["query"]),
+                passages=len(ids["passage"]) + given.unnamed,
+                named_passages=len(ids["passage"]),
+                negatives=given.negatives,
+                lists=lists,
+                width=width,
+                scored=scored,
+            ),
+            tasks={task: [ends[n], ends[n + 1]] for n, task in enumerate(tasks)},
+            sources=sources,
+            files=self.parts.records(),
+        )
+
+    def _ids(self, side: str, blocks: Iterator[Ids]) -> Ids:
+        if not self.parts.is_done(side):
+            with self.parts.write(side, ("ids",)) as (file,):
+                for block in blocks:
+                    file.write(block)
+        ids: Ids = MappedFile(self.parts.folder / f"{side}.ids").array(np.int64)
+        check_rows(len(ids), f"{side} texts")
+        return ids
+
+    def _write_texts(self, connection: duck.Connection, ids: dict[str, Ids], unnamed: int) -> None:
+        check_rows(len(ids["passage"]) + unnamed, "passage texts with given negatives")
+        compressors = self._compressors(connection, ids)
+        for side, count in (("query", 0), ("passage", unnamed)):
+            total = len(ids[side]) + count
+            for shard, rows in enumerate(shard_ranges(total, self.settings.texts_per_shard)):
+                part = shard_part(side, shard)
+                if self.parts.is_done(part):
+                    continue
+                with self.parts.write(part, ("blob", "offsets")) as (blob, offsets):
+                    texts = self._texts(connection, side, ids[side], rows)
+                    found = write_shard(blob, offsets, texts, compressors.get(side))
+                    assert found == len(rows), f"{part}: {found} texts, not {len(rows)}"
+
+    def _texts(
+        self, connection: duck.Connection, side: str, ids: Ids, rows: range
+    ) -> Iterator[pa.Array]:
+        """Stream the texts of rows: those with an id, then given negatives."""
+        named = contents.named_texts(connection, side, ids[rows.start : rows.stop])
+        first, end = max(rows.start - len(ids), 0), max(rows.stop - len(ids), 0)
+        for texts in itertools.chain(named, negatives.unnamed_texts(connection, first, end)):
+            yield texts
+            self.tally.add(f"{side} texts", len(texts))
+
+    def _compressors(
+        self, connection: duck.Connection, ids: dict[str, Ids]
+    ) -> dict[str, Compressor]:
+        if self.settings.compression is None:
+            return {}
+        if not self.parts.is_done(DICTIONARY):
+            with self.parts.write(DICTIONARY, SIDES) as files:
+                for side, file in zip(SIDES, files, strict=True):
+                    samples = contents.sample_texts(connection, side, ids[side])
+                    file.write(train_dictionary(samples))
+        folder = self.parts.folder
+        return {side: Compressor((folder / f"{DICTIONARY}.{side}").read_bytes()) for side in SIDES}
+
+    def _write_numbers(
+        self,
+        connection: duck.Connection,
+        ids: dict[str, Ids],
+        given: negatives.Given,
+        sources: list[str],
+        *,
+        has_scores: bool,
+    ) -> None:
+        def advance(rows: int) -> None:
+            self.tally.add("pairs", rows)
+
+        if not self.parts.is_done(pairs.PART):
+            pairs.write_pairs(
+                connection, self.parts, ids, sources, has_scores=has_scores, advance=advance
+            )
+        if given.negatives and not self.parts.is_done(negatives.PART):
+            negatives.write_negatives(connection, self.parts, ids["passage"])
+        if not self.parts.is_done(pairs.CLUSTERS):
+            total = len(ids["passage"]) + given.unnamed
+            pairs.write_clusters(connection, self.parts, ids["passage"], total)
+
+    def _write_candidates(
+        self, connection: duck.Connection, run: str, ids: dict[str, Ids], count: int, width: int
+    ) -> None:
+        if not self.parts.is_done(mined.LISTS):
+            mined.write_lists(connection, self.parts, ids["query"])
+        lists = mined.list_ids(connection)
+        for shard, rows in enumerate(shard_ranges(count, self.settings.lists_per_shard)):
+            part = shard_part(CANDIDATES, shard)
+            if self.parts.is_done(part):
+                continue
+            wanted = lists[rows.start : rows.stop]
+            with self.parts.write(part, ("passage", "score")) as (passage, score):
+                for block in mined.matrix_blocks(connection, run, width, wanted, ids["passage"]):
+                    passage.write(block[0])
+                    score.write(block[1])
+                    self.tally.add("candidate lists", len(block[0]))
