@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import DATA, describe
 
@@ -42,9 +43,15 @@ def datatrove(folder: Path) -> int:
         shutil.copy(DATA / "pairs" / f"{name}.parquet", source)
     rows = 0
     documents = ParquetReader(str(source), text_key="text2", id_key="id")(rank=0, world_size=1)
-    for _ in ParquetWriter(str(folder / "out"))(documents, rank=0, world_size=1):
+    # Its writer fails where a column is null in one file and text in another: those stay out.
+    writer = ParquetWriter(str(folder / "out"), adapter=without_nulls)
+    for _ in writer(documents, rank=0, world_size=1):
         rows += 1
     return rows
+
+
+def without_nulls(writer: object, document: Any) -> dict[str, str]:
+    return {"id": document.id, "query": document.metadata["text1"], "positive": document.text}
 
 
 def cpu_seconds(work: Callable[[Path], int]) -> tuple[float, int]:

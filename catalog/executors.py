@@ -12,9 +12,11 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import multiprocess
 from datatrove.executor.local import LocalPipelineExecutor
 from loguru import logger as datatrove_logger
 
@@ -40,6 +42,8 @@ class ExecutorSettings:
 class _LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
     """Datatrove's local executor with the job's manifests as the truth about what is done."""
 
+    pipeline: Any
+
     def __init__(self, missing: list[int], **settings: Any) -> None:
         super().__init__(**settings)
         self.missing = missing
@@ -49,6 +53,23 @@ class _LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
 
     def is_rank_completed(self, rank: int) -> bool:
         return rank not in self.missing
+
+    def run(self) -> None:
+        """Run the missing tasks; unlike datatrove's, without a manager process beside the pool.
+
+        A manager is forked, so it holds the job's lock and our output pipes, and it outlives a
+        parent that is killed: the same command could never go on.
+        """
+        self.save_executor_as_json()
+        if self.workers == 1:
+            steps = self.pipeline
+            for rank in self.missing:
+                self.pipeline = deepcopy(steps)
+                self._run_for_rank(rank)
+            return
+        with multiprocess.get_context(self.start_method).Pool(self.workers) as pool:
+            for _ in pool.imap_unordered(self._run_for_rank, self.missing):
+                pass
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         # The log files have everything; the terminal belongs to the command and its progress.

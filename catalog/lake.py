@@ -34,7 +34,7 @@ class Catalog:
             catalog.location.work.mkdir(parents=True, exist_ok=True)
             if "://" not in catalog.location.data:
                 Path(catalog.location.data).mkdir(parents=True, exist_ok=True)
-        catalog.transact(_create_tables)
+        catalog._transact(_create_tables, is_new=True)
         return cls.open(url)
 
     @classmethod
@@ -100,9 +100,14 @@ class Catalog:
 
         ``change`` may run several times, so it must have no effect outside its connection.
         """
+        return self._transact(change)
 
+    def _transact(self, change: Callable[[duck.Connection], T], *, is_new: bool = False) -> T:
         def attempt() -> T:
-            with self._commit_lock(), self._attached() as connection:
+            if is_new:  # attaching makes the lake: not two processes at once
+                with self._commit_lock(), self._attached() as connection:
+                    return _transaction(connection, change)
+            with self._attached() as connection, self._commit_lock():
                 return _transaction(connection, change)
 
         try:

@@ -101,17 +101,28 @@ def check_catalog(
     catalog: Catalog, *, checksums: bool = True, progress: Callable[[str, int], None] | None = None
 ) -> list[str]:
     """Verify what DuckLake does not: unique ids, files present and whole, side tables in step."""
-    problems: list[str] = []
     # One version for all queries: a job that commits meanwhile is no problem.
     with catalog.reader(version=catalog.version()) as connection:
+        problems = _damaged_files(catalog, connection, checksums, progress)
+        if problems:  # a query over a damaged file ends in DuckDB's error, not in a finding
+            return problems
         for table in sorted(table_names(connection)):
             problems += _duplicate_ids(connection, table)
         problems += _row_counts(connection)
         problems += _strangers(connection)
-        rows = connection.execute(
-            "select path, bytes, xxh3 from task_files order by path"
-        ).fetchall()
-        live = {str(p) for p in _registered_paths(catalog, connection)}
+    return problems
+
+
+def _damaged_files(
+    catalog: Catalog,
+    connection: duck.Connection,
+    checksums: bool,
+    progress: Callable[[str, int], None] | None,
+) -> list[str]:
+    """Compare every file that a version of the lake uses with what was registered."""
+    rows = connection.execute("select path, bytes, xxh3 from task_files order by path").fetchall()
+    live = {str(p) for p in _registered_paths(catalog, connection)}
+    problems: list[str] = []
     for done, (relative, size, digest) in enumerate(rows, start=1):
         path = Path(catalog.location.data) / relative
         if str(path) in live:

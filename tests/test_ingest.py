@@ -293,7 +293,7 @@ def noise(count):
 def test_a_full_disk_commits_nothing_and_the_next_run_goes_on(small_disk, tmp_path):
     catalog = Catalog.create(str(small_disk / "corpus"))
     path = write(tmp_path, "a.jsonl", noise(9000))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CatalogError, match="No space left on device; free some space"):
         ingest(catalog, path)
     subprocess.run(["mount", "-o", "remount,size=90m", str(small_disk)], check=True)
     assert rows(catalog, "select count(*) from pairs") == [(0,)]

@@ -4,23 +4,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 
-from catalog.executors import ExecutorSettings
 from catalog.lake import Catalog
-from curation.ingest import find_sources, ingest_files
+from tests.killed_ingest import ingest_until
 from tests.sources import as_parquet, jsonl, write
 
-ROOT = Path(__file__).parent.parent
-# Where things are planned, written and committed; functions that run once a row are left out.
-WATCHED = (
-    str(ROOT / "catalog"),
-    str(ROOT / "curation" / "ingest.py"),
-    str(ROOT / "curation/reading/reader.py"),
-)
 CONTENT = {
     "pairs": "select * from pairs order by pair_id",
     "quarantine": "select * from quarantine order by file_id, row",
@@ -34,27 +24,12 @@ def content(url):
         return {name: connection.execute(sql).fetchall() for name, sql in CONTENT.items()}
 
 
-def ingest_until(url, folder, last_call, calls):
-    """Ingest in this process and end it, as kill -9 does, at a call of Lode's own code."""
-    os.setsid()
-
-    def watch(frame, event, _):
-        if event == "call" and frame.f_code.co_filename.startswith(WATCHED):
-            calls.value += 1
-            if calls.value == last_call:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.setprofile(watch)
-    ingest_files(Catalog.open(url), find_sources([folder]), executor=ExecutorSettings(workers=1))
-    sys.setprofile(None)
-
-
 class Runner:
     """Runs ingests in processes of their own that can be killed."""
 
     def __init__(self):
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["tests.test_ingest_kill"])
+        self.context.set_forkserver_preload(["tests.killed_ingest"])
         self.calls = self.context.Value("q", 0)
 
     def run(self, url, folder, last_call=-1):

@@ -65,7 +65,7 @@ def test_a_lake_of_someone_else_is_not_taken_for_a_catalog(tmp_path: Path) -> No
 
 def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite").write_bytes(b"not a database " * 100)
-    with pytest.raises(CatalogError, match="cannot open the catalog at .* not a database"):
+    with pytest.raises(CatalogError, match=r"cannot open the catalog at .* not a database"):
         Catalog.open(str(tmp_path))
 
 
@@ -174,7 +174,8 @@ def commit_for_ever(url: str) -> None:
     catalog = Catalog(resolve(url))
     while True:
         catalog.transact(count_up)
-        Path(url, "acknowledged").open("ab").write(b".")
+        with Path(url, "acknowledged").open("ab") as stream:
+            stream.write(b".")
 
 
 def test_a_writer_that_is_killed_loses_nothing_that_was_acknowledged(catalog: Catalog) -> None:
@@ -191,7 +192,7 @@ def test_a_writer_that_is_killed_loses_nothing_that_was_acknowledged(catalog: Ca
         assert acknowledged <= counted(catalog) <= acknowledged + number + 1
 
 
-# -- disks that are full or read-only: in a mount namespace of the test's own -----------------------
+# -- disks that are full or read-only: in a mount namespace of the test's own ---------------------
 
 ON_DISK = """
 import sys
@@ -242,8 +243,8 @@ def on_disk(catalog: Catalog, mount: str) -> dict[str, str]:
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(f"this machine allows no mount namespaces: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
-    lines = (line.split(" ", 1) for line in done.stdout.splitlines())
-    return {name: rest for name, rest in lines}
+    lines = [line.partition(" ") for line in done.stdout.splitlines()]
+    return {name: said for name, _, said in lines}
 
 
 def test_a_read_only_disk_can_be_read_and_says_that_it_cannot_be_written(corpus: Catalog) -> None:

@@ -13,10 +13,10 @@ def random_text(rng: np.random.Generator, chars: int) -> str:
 
 
 def edited(rng: np.random.Generator, text: str, edits: int) -> str:
-    chars = list(text)
-    for place in rng.choice(len(chars), edits, replace=False):
-        chars[place] = chr(int(rng.integers(0x4E00, 0x9000)))
-    return "".join(chars)
+    """Insert characters: what follows moves to other places of the kernel's blocks."""
+    for place in rng.integers(0, len(text), edits):
+        text = text[:place] + random_text(rng, 1) + text[place:]
+    return text
 
 
 def shingles(text: str, chars: int = 5) -> set[str]:

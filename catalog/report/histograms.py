@@ -57,12 +57,19 @@ def _draw_bar(histogram: Histogram, bar: Bar, low: float, high: float, top: floa
     parts = rect(x, BOTTOM - passed, width, passed, class_="kept", tip=tip)
     parts += rect(x, BOTTOM - passed - failed, width, failed, class_="lost", tip=tip)
     if is_broken:
-        label = share(bar.pairs, histogram.measured)
-        middle = min(max(x + width / 2, LEFT + 16), RIGHT - 16)
-        for gap in (9.0, 14.0):
-            parts += line(x - 2, TOP + gap + 3, x + width + 2, TOP + gap - 2, class_="break")
-        parts += text(label, middle, TOP - 4, text_anchor="middle", class_="small number")
+        parts += _break(x, width, share(bar.pairs, histogram.measured))
     return parts
+
+
+def _break(x: float, width: float, label: str) -> str:
+    """Strike through a bar that is taller than the picture, and say beside it how tall it is."""
+    strokes = "".join(
+        line(x - 2, TOP + gap + 3, x + width + 2, TOP + gap - 2, class_="break")
+        for gap in (9.0, 14.0)
+    )
+    is_left = x + width < WIDTH - 60
+    place, anchor = (x + width + 4, "start") if is_left else (x - 4, "end")
+    return strokes + text(label, place, TOP + 9, text_anchor=anchor, class_="small number halo")
 
 
 def _ticks(histogram: Histogram, low: float, high: float) -> list[str]:
@@ -134,18 +141,19 @@ def _draw_categories(histogram: Histogram) -> str:
     parts = []
     for position, bar in enumerate(bars):
         y = 4 + position * step
-        passed, failed = bar.passed * scale, bar.failed * scale
+        # A part that is not empty can be seen.
+        passed, failed = (
+            max(pairs * scale, 1.5) if pairs else 0.0 for pairs in (bar.passed, bar.failed)
+        )
         tip = f"{bar.label}: {plural(bar.pairs, 'pair')}, {count(bar.failed)} fail"
+        label, end = cut(bar.label, 13), CATEGORY_LABEL + passed + failed
+        middle = y + step / 2 + 2
         parts += [
-            text(cut(bar.label, 13), CATEGORY_LABEL - 8, y + step / 2 + 2, text_anchor="end",
-                 class_="small"),
-            rect(CATEGORY_LABEL, y, max(passed, 1.5 if bar.passed else 0), step - 4,
-                 class_="kept", tip=tip),
-            rect(CATEGORY_LABEL + passed, y, max(failed, 1.5 if bar.failed else 0), step - 4,
-                 class_="lost", tip=tip),
-            text(share(bar.pairs, histogram.measured), CATEGORY_LABEL + passed + failed + 6,
-                 y + step / 2 + 2, class_="soft small number"),
-        ]  # fmt: skip
+            text(label, CATEGORY_LABEL - 8, middle, text_anchor="end", class_="small"),
+            rect(CATEGORY_LABEL, y, passed, step - 4, class_="kept", tip=tip),
+            rect(CATEGORY_LABEL + passed, y, failed, step - 4, class_="lost", tip=tip),
+            text(share(bar.pairs, histogram.measured), end + 6, middle, class_="soft small number"),
+        ]
     return picture(WIDTH, HEIGHT, _described(histogram), *parts)
 
 

@@ -9,7 +9,7 @@ from catalog.report.svg import circle, cut, element, line, picture, rect, text
 
 MAX_ROWS: Final = 16
 MAX_COLUMNS: Final = 24
-LABEL_WIDTH: Final = 190.0
+LABEL_WIDTH: Final = 214.0
 TOTAL_WIDTH: Final = 110.0
 COLUMN_WIDTH: Final = 30.0
 ROW_HEIGHT: Final = 24.0

@@ -9,6 +9,7 @@ from catalog.report.data import Bar
 
 BARS: Final = 40
 MAX_WHOLE: Final = 48  # whole numbers get a bar each up to this many
+MIN_WHOLE: Final = 12  # a single value is a bar, not a wall
 # What is shown: all but the outermost values, which go into the first and the last bar.
 LOW_QUANTILE: Final = 0.002
 HIGH_QUANTILE: Final = 0.995
@@ -109,7 +110,8 @@ def _log_scale(low: float, high: float, thresholds: Sequence[float]) -> Scale:
 
 
 def _whole_scale(low: float, high: float, thresholds: Sequence[float]) -> Scale:
-    first, last = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+    first = math.floor(low)
+    last = max(math.ceil(high), first + MIN_WHOLE)
     step = 1 if last - first <= MAX_WHOLE else math.ceil((last - first) / BARS)
     inner = [math.floor(at) for at in thresholds if first < at < last]
     if inner and step > 1:  # a bar begins at the first threshold if some width allows it

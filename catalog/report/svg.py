@@ -13,6 +13,7 @@ DARK: Final = {
     "paper": "#12161d", "card": "#1a2029", "ink": "#e9e7e2", "soft": "#a3adba", "line": "#2d3642",
     "kept": "#5fb0dc", "kept-pale": "#23445a", "lost": "#f08a4b", "lost-pale": "#57341f",
 }  # fmt: skip
+MARGIN: Final = 24  # around a picture that stands alone
 FONT: Final = (
     "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'PingFang SC', 'Noto Sans CJK SC', "
     "'Microsoft YaHei', sans-serif"
@@ -75,7 +76,10 @@ def alone(drawing: str, width: float, height: float) -> str:
         f"@media(prefers-color-scheme:dark){{svg{{{_variables(DARK)}}}}}{PICTURE_STYLE}"
     )
     head, rest = drawing.split(">", 1)
-    return f'{head} width="{_plain(width)}" height="{_plain(height)}"><style>{style}</style>{rest}'
+    size = (_plain(width + 2 * MARGIN), _plain(height + 2 * MARGIN))
+    head = head.replace('viewBox="0 0', f'viewBox="-{MARGIN} -{MARGIN}')
+    head = head.replace(f'{_plain(width)} {_plain(height)}"', f'{size[0]} {size[1]}"', 1)
+    return f'{head} width="{size[0]}" height="{size[1]}"><style>{style}</style>{rest}'
 
 
 def palette() -> str:

@@ -1,6 +1,7 @@
 """What a condition compares with what: the values worth a histogram, and their thresholds."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,9 @@ BETWEEN: Final = "BETWEEN"
 COLUMN: Final = "COLUMN_REF"
 # What only joins conditions: its parts are looked at one by one.
 JUNCTIONS: Final = ("CONJUNCTION_AND", "CONJUNCTION_OR", "OPERATOR_NOT")
+
+# DuckDB writes a + b + c as (a + b) + c.
+SUM: Final = re.compile(r"\((\w+(?: \+ \w+)*)\) \+ ")
 
 Node = dict[str, Any]
 
@@ -28,6 +32,8 @@ class Term:
     def label(self) -> str:
         """Write the expression for people."""
         plain = self.sql.replace('"', "").removeprefix("score:")
+        while (shorter := SUM.sub(r"\1 + ", plain)) != plain:
+            plain = shorter
         is_wrapped = plain.startswith("(") and plain.endswith(")") and _closes_last(plain)
         return plain[1:-1] if is_wrapped else plain
 

@@ -30,13 +30,13 @@ _PATTERNS: Final = {
     ),
     "phones": (
         _PHONE,
-        r"(?<![\d.-])(?:(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}"
+        r"(?<![\da-f.=/&%_+-])(?:(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}"
         r"|(?:\(0\d{2,3}\) ?|0\d{2,3}[- ])\d{7,8}"
-        r"|[48]00-\d{3,4}-?\d{3,4})(?![\d.]*\d)",
+        r"|[48]00-\d{3,4}-?\d{3,4})(?![\d.]*\d|[/&=%_])",  # not in a url or a GUID
     ),
     "qq_ids": (
         _CONTACT,
-        r"(?:(?<![a-z])qq|扣扣|企鹅)(?:交流)?(?:号码|号|群)?\s?[:：]?\s?[1-9]\d{4,10}(?!\d)",
+        r"(?:(?<![a-z0-9])qq|扣扣|企鹅)(?:交流)?(?:号码|号|群)?\s?[:：]?\s?[1-9]\d{4,10}(?!\d)",
     ),
     "wechat_ids": (
         _CONTACT,
@@ -72,6 +72,9 @@ _CONTACTS: Final = _words(
 )  # fmt: skip
 # UTF-8 read as GBK: the replacement character; uninitialized memory; ， 。 and quotes.
 _GBK: Final = _words("锟斤拷", "烫烫烫", "屯屯屯", "锛", "銆", "鈥")
+
+# – — ‘ ’ “ ” • …: Windows-1252 has them among the bytes that continue a character.
+_COMMON: Final = (0x2013, 0x2014, 0x2018, 0x2019, 0x201C, 0x201D, 0x2022, 0x2026)
 
 # What a character can be part of; most are part of nothing.
 _WORD, _DIGIT, _JOINS, _SIGN, _OPENS_CONTACT, _OPENS_GBK, _LEAD = (1 << bit for bit in range(7))
@@ -216,16 +219,19 @@ def _begins(text: CodePoints, at: int, words: CodePoints) -> bool:
 def _is_broken(text: CodePoints, at: int, bytes_shown: npt.NDArray[np.uint8]) -> bool:
     """Say whether a lead byte of UTF-8 and its continuation bytes stand here, shown as characters.
 
-    Of two-byte characters only those that begin with Â or Ã: É» can end a French quotation.
+    Of two-byte characters only those that begin with Â or Ã: É» can end a French quotation. What
+    continues is not only punctuation that texts hold anyway: ì…… can end pinyin.
     """
     lead = text[at]
     size = 1 if lead <= 0xC3 else 2 if lead <= 0xEF else 3
     if at + size >= len(text):
         return False
+    is_telling = False
     for code in text[at + 1 : at + 1 + size]:
         if code >= len(bytes_shown) or bytes_shown[code] & 0xC0 != 0x80:
             return False
-    return True
+        is_telling |= code not in _COMMON
+    return bool(is_telling)
 
 
 MARKERS: Final = Family(
