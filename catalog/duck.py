@@ -57,16 +57,16 @@ def connect(
             "allow_unsigned_extensions": bool(files) and files <= _checked,
         }
     )
-    for name in extensions:
-        load_extension(connection, name)
-    _checked.update(path for path in files if path is not None)
-    connection.execute("set allow_unsigned_extensions = false")
     connection.execute("set enable_progress_bar = false")
     connection.execute("set preserve_insertion_order = false")
     limit = memory_limit or os.environ.get("LODE_MEMORY_LIMIT", "2500MB")
     connection.execute(f"set memory_limit = '{limit}'")
     if threads or os.environ.get("LODE_THREADS"):
         connection.execute(f"set threads = {threads or int(os.environ['LODE_THREADS'])}")
+    for name in extensions:
+        load_extension(connection, name)
+    _checked.update(path for path in files if path is not None)
+    connection.execute("set allow_unsigned_extensions = false")
     return connection
 
 

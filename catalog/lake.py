@@ -131,6 +131,8 @@ class Catalog:
         connection = duck.connect(extensions=self.extensions)
         # Two processes, or two connections, that spill into one folder crash each other.
         spill = self.spill_folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        with contextlib.suppress(OSError):  # a reader of a read-only folder may never spill
+            self.spill_folder.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last one only
         try:
             if "httpfs" in self.extensions:
                 connection.execute("create secret (type s3, provider config)")

@@ -24,7 +24,6 @@ text_keys(normalize(from_strings(["warm"])))
 
 def ingest_until(url, folder, last_call, calls):
     """Ingest in this process and kill it at a call of Lode's own code; count the calls."""
-    os.setsid()
 
     def watch(frame, event, _):
         if event == "call" and frame.f_code.co_filename.startswith(WATCHED):

@@ -348,7 +348,7 @@ def test_the_build_streams_ranges_of_ids_and_batches(
     monkeypatch.setattr("catalog.pack.contents.RANGE_TEXTS", 4)
     monkeypatch.setattr("catalog.pack.negatives.RANGE_TEXTS", 2)
     monkeypatch.setattr("catalog.pack.contents.BATCH_ROWS", 2)
-    monkeypatch.setattr("catalog.pack.pairs.CLUSTER_BLOCK", 3)
+    monkeypatch.setattr("catalog.pack.pairs.BLOCK", 3)
     settings = PackSettings(scores_model="bge", memory_mb=100)
     other = build_pack(catalog, snapshot, tmp_path / "v1", settings)
     assert other.manifest == pack.manifest

@@ -315,11 +315,15 @@ def test_what_a_killed_build_of_other_settings_left_is_removed(
 ) -> None:
     left = tmp_path / ".v1.0123456789abcdef.building"
     left.mkdir()
-    neighbor = tmp_path / ".v10.0123456789abcdef.building"
-    neighbor.mkdir()
+    neighbors = [
+        tmp_path / ".v10.0123456789abcdef.building",
+        tmp_path / ".v1.zstd.0123456789abcdef.building",
+    ]
+    for neighbor in neighbors:
+        neighbor.mkdir()
     build(catalog, snapshot, tmp_path / "v1")
     assert not left.exists()
-    assert neighbor.exists()
+    assert all(neighbor.exists() for neighbor in neighbors)
 
 
 def test_a_pack_of_another_format_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,24 @@ class Tally:
             self.progress(stage, self.done[stage])
 
 
+@dataclass(frozen=True)
+class _Gathered:
+    """What the numbers of a pack are made from."""
+
+    ids: dict[str, Ids]
+    given: negatives.Given
+    sources: list[str]
+    tasks: dict[str, int]
+    scores: contents.Scores | None
+    lists: int
+    width: int
+
+    @property
+    def passages(self) -> int:
+        """Count the passages with and without an id."""
+        return len(self.ids["passage"]) + self.given.unnamed
+
+
 @dataclass
 class Assembly:
     """The parts of one pack, in the order in which they need each other; done ones are kept."""
@@ -56,48 +74,52 @@ class Assembly:
 
     def run(self, catalog: Catalog, key: str) -> Manifest:
         """Write all parts and return the manifest."""
-        settings, run = self.settings, self.settings.candidates_run
         with contents.open_contents(
-            catalog, self.snapshot, self.parts.folder, settings.memory_mb
+            catalog, self.snapshot, self.parts.folder, self.settings.memory_mb
         ) as connection:
-            scores = contents.find_scores(connection, settings)
-            if run is not None:
-                contents.check_run(connection, run)
-            contents.gather_kept(connection, self.snapshot, scores)
-            lists, width = mined.gather_lists(connection, run) if run is not None else (0, 0)
-            ids = {
-                "query": self._ids("query", contents.query_ids(connection)),
-                "passage": self._ids("passage", contents.passage_ids(connection, run)),
-            }
-            contents.gather_late(connection, ids["passage"])
-            given = negatives.gather_given(connection, ids["passage"])
-            self._write_texts(connection, ids, given.unnamed)
-            sources = contents.list_sources(connection)
-            self._write_numbers(connection, ids, given, sources, has_scores=scores is not None)
-            if run is not None:
-                self._write_candidates(connection, run, ids, lists, width)
-            tasks = contents.count_tasks(connection)
-            scored = contents.count_scored(connection)
-        ends = np.cumsum([0, *tasks.values()]).tolist()
+            gathered = self._gather(connection)
+            self._write_texts(connection, gathered)
+            self._write_numbers(connection, gathered)
+            self._write_candidates(connection, gathered)
+        return self._manifest(key, gathered)
+
+    def _gather(self, connection: duck.Connection) -> _Gathered:
+        run = self.settings.candidates_run
+        scores = contents.find_scores(connection, self.settings)
+        if run is not None:
+            contents.check_run(connection, run)
+        contents.gather_kept(connection, self.snapshot, scores)
+        lists, width = mined.gather_lists(connection, run) if run is not None else (0, 0)
+        ids = {
+            "query": self._ids("query", contents.query_ids(connection)),
+            "passage": self._ids("passage", contents.passage_ids(connection, run)),
+        }
+        contents.gather_late(connection, ids["passage"])
+        given = negatives.gather_given(connection, ids["passage"])
+        sources, tasks = contents.list_sources(connection), contents.count_tasks(connection)
+        return _Gathered(ids, given, sources, tasks, scores, lists, width)
+
+    def _manifest(self, key: str, gathered: _Gathered) -> Manifest:
+        ends = np.cumsum([0, *gathered.tasks.values()]).tolist()
         return Manifest(
             key=key,
             snapshot=self.snapshot.name,
             digest=self.snapshot.digest,
             lake_version=self.snapshot.lake_version,
-            settings=settings.content(),
-            scores_revision=scores.revision if scores else None,
+            settings=self.settings.content(),
+            scores_revision=gathered.scores.revision if gathered.scores else None,
             counts=Counts(
                 pairs=ends[-1],
-                queries=len(ids["query"]),
-                passages=len(ids["passage"]) + given.unnamed,
-                named_passages=len(ids["passage"]),
-                negatives=given.negatives,
-                lists=lists,
-                width=width,
-                scored=scored,
+                queries=len(gathered.ids["query"]),
+                passages=gathered.passages,
+                named_passages=len(gathered.ids["passage"]),
+                negatives=gathered.given.negatives,
+                lists=gathered.lists,
+                width=gathered.width,
+                scored=pairs.count_scored(self.parts.folder) if gathered.scores else 0,
             ),
-            tasks={task: [ends[n], ends[n + 1]] for n, task in enumerate(tasks)},
-            sources=sources,
+            tasks={task: [ends[n], ends[n + 1]] for n, task in enumerate(gathered.tasks)},
+            sources=gathered.sources,
             files=self.parts.records(),
         )
 
@@ -110,11 +132,11 @@ class Assembly:
         check_rows(len(ids), f"{side} texts")
         return ids
 
-    def _write_texts(self, connection: duck.Connection, ids: dict[str, Ids], unnamed: int) -> None:
-        check_rows(len(ids["passage"]) + unnamed, "passage texts with given negatives")
+    def _write_texts(self, connection: duck.Connection, gathered: _Gathered) -> None:
+        check_rows(gathered.passages, "passage texts with given negatives")
+        ids = gathered.ids
         compressors = self._compressors(connection, ids)
-        for side, count in (("query", 0), ("passage", unnamed)):
-            total = len(ids[side]) + count
+        for side, total in (("query", len(ids["query"])), ("passage", gathered.passages)):
             for shard, rows in enumerate(shard_ranges(total, self.settings.texts_per_shard)):
                 part = shard_part(side, shard)
                 if self.parts.is_done(part):
@@ -147,35 +169,33 @@ class Assembly:
         folder = self.parts.folder
         return {side: Compressor((folder / f"{DICTIONARY}.{side}").read_bytes()) for side in SIDES}
 
-    def _write_numbers(
-        self,
-        connection: duck.Connection,
-        ids: dict[str, Ids],
-        given: negatives.Given,
-        sources: list[str],
-        *,
-        has_scores: bool,
-    ) -> None:
+    def _write_numbers(self, connection: duck.Connection, gathered: _Gathered) -> None:
         def advance(rows: int) -> None:
             self.tally.add("pairs", rows)
 
+        passage_ids = gathered.ids["passage"]
         if not self.parts.is_done(pairs.PART):
             pairs.write_pairs(
-                connection, self.parts, ids, sources, has_scores=has_scores, advance=advance
+                connection,
+                self.parts,
+                gathered.ids,
+                gathered.sources,
+                has_scores=gathered.scores is not None,
+                advance=advance,
             )
-        if given.negatives and not self.parts.is_done(negatives.PART):
-            negatives.write_negatives(connection, self.parts, ids["passage"])
+        if gathered.given.negatives and not self.parts.is_done(negatives.PART):
+            negatives.write_negatives(connection, self.parts, passage_ids)
         if not self.parts.is_done(pairs.CLUSTERS):
-            total = len(ids["passage"]) + given.unnamed
-            pairs.write_clusters(connection, self.parts, ids["passage"], total)
+            pairs.write_clusters(connection, self.parts, passage_ids, gathered.passages)
 
-    def _write_candidates(
-        self, connection: duck.Connection, run: str, ids: dict[str, Ids], count: int, width: int
-    ) -> None:
+    def _write_candidates(self, connection: duck.Connection, gathered: _Gathered) -> None:
+        run, ids, width = self.settings.candidates_run, gathered.ids, gathered.width
+        if run is None:
+            return
         if not self.parts.is_done(mined.LISTS):
             mined.write_lists(connection, self.parts, ids["query"])
         lists = mined.list_ids(connection)
-        for shard, rows in enumerate(shard_ranges(count, self.settings.lists_per_shard)):
+        for shard, rows in enumerate(shard_ranges(len(lists), self.settings.lists_per_shard)):
             part = shard_part(CANDIDATES, shard)
             if self.parts.is_done(part):
                 continue

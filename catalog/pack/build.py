@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,16 +50,27 @@ def build_pack(
     key = pack_key(snapshot, settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _build_lock(folder):
-        aside = folder.parent / f".{folder.name}.{key}.building"
+        aside = _aside(folder, key)
         if _is_ready(folder, aside, snapshot, settings, key):
             return Pack(folder, read_manifest(folder))
-        for other in folder.parent.glob(f".{folder.name}.*.building"):
+        for other in _aside_folders(folder):
             if other != aside:
                 shutil.rmtree(other)
         parts = Parts(aside)
         manifest = Assembly(snapshot, settings, parts, Tally(progress)).run(catalog, key)
         _publish(parts, folder, manifest)
     return Pack(folder, manifest)
+
+
+def _aside(folder: Path, key: str) -> Path:
+    """Say where a pack with this key is built until it is whole."""
+    return folder.parent / f".{folder.name}.{key}.building"
+
+
+def _aside_folders(folder: Path) -> list[Path]:
+    """List what builds of this folder have left; one of 'v1.zstd' is none of 'v1'."""
+    pattern = re.compile(re.escape(f".{folder.name}.") + r"[0-9a-f]{16}\.building")
+    return sorted(path for path in folder.parent.iterdir() if pattern.fullmatch(path.name))
 
 
 def _is_ready(

@@ -154,11 +154,6 @@ def list_sources(connection: duck.Connection) -> list[str]:
     return [source for (source,) in rows]
 
 
-def count_scored(connection: duck.Connection) -> int:
-    """Count the kept pairs that have a teacher score."""
-    return number(connection, f"select count(score) from {SCRATCH}.kept where is_pair")
-
-
 def query_ids(connection: duck.Connection) -> Iterator[Ids]:
     """Stream the ids of the kept pairs' queries, ascending."""
     sql = f"select distinct query_id as id from {SCRATCH}.kept where is_pair order by id"

@@ -25,7 +25,7 @@ DTYPES: Final[dict[str, npt.DTypeLike]] = {
     "source": np.uint16,
     "score": np.float16,
 }
-CLUSTER_BLOCK: Final = 1 << 20
+BLOCK: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,13 @@ def write_pairs(
     connection.unregister("source_codes")
 
 
+def count_scored(folder: Path) -> int:
+    """Count the pairs that have a teacher score."""
+    score: Halves = MappedFile(folder / f"{PART}.score").array(np.float16)
+    blocks = range(0, len(score), BLOCK)
+    return sum(int(np.count_nonzero(~np.isnan(score[at : at + BLOCK]))) for at in blocks)
+
+
 def _columns(batch: pa.RecordBatch, ids: dict[str, Ids]) -> dict[str, npt.NDArray[Any]]:
     pair_id, query_id, passage_id, label, source, score = (
         batch.column(place).to_numpy(zero_copy_only=False) for place in range(6)
@@ -146,8 +153,8 @@ def write_clusters(connection: duck.Connection, parts: Parts, ids: Ids, count: i
             block[rows - end] = firsts
             file.write(block)
             end = block_end
-        for first in range(end, count, CLUSTER_BLOCK):
-            file.write(np.arange(first, min(first + CLUSTER_BLOCK, count), dtype=np.uint32))
+        for first in range(end, count, BLOCK):
+            file.write(np.arange(first, min(first + BLOCK, count), dtype=np.uint32))
 
 
 def _clustered(connection: duck.Connection, ids: Ids) -> Iterator[tuple[Ids, Rows]]:
