@@ -2,12 +2,13 @@
 
     python -m benchmarks.duplicates         # writes benchmarks/duplicates.md
 
-Speed: CPU seconds of one process. Lode: every pair of the corpus is read, normalised and keyed, then the whole
-of ``deduplicate`` runs (text ids, buckets, texts, exact Jaccard, neighbours, clusters, commit). Datatrove:
-signatures, buckets, clusters and filter over an even sample, 5-grams of words, 14 x 8 as its default.
+Speed: CPU seconds of one process. Lode: every pair of the corpus is read, normalised and keyed, then
+the whole of ``deduplicate`` runs (text ids, buckets, texts, exact Jaccard, neighbours, clusters,
+commit). Datatrove: signatures, buckets, clusters and filter over an even sample, 5-grams of words,
+14 x 8 as its default.
 
-Quality: 20,000 passages, every pair of them compared by plain sets of character 5-grams (a sparse product of
-SciPy, none of Lode's kernels). Found are the stored edges at 0.8 and above.
+Quality: 20,000 passages, every pair of them compared by plain sets of character 5-grams (a sparse
+product of SciPy, none of Lode's kernels). Found are the stored edges at 0.8 and above.
 """
 
 import sys
@@ -171,16 +172,18 @@ def main() -> None:
             "",
             "| | texts | CPU s | texts per core-second |",
             "|---|---|---|---|",
-            f"| Lode: read, normalise, band keys | {pairs:,} | {keys_s:.1f} | {pairs / keys_s:,.0f} |",
+            f"| Lode: read, normalise, band keys | {pairs:,} | {keys_s:.1f} | "
+            f"{pairs / keys_s:,.0f} |",
             f"| Lode: text ids to clusters | {pairs:,} | {rest_s:.1f} | {pairs / rest_s:,.0f} |",
             f"| Lode, all | {pairs:,} | {keys_s + rest_s:.1f} | {ours:,.0f} |",
             f"| datatrove, four stages | {documents:,} | {peer_s:.1f} | {theirs:,.0f} |",
             "",
-            f"Per core **{ours / theirs:.0f} times** datatrove. Peak memory of deduplicating the whole",
-            f"corpus: {peak:.2f} GiB.",
+            f"Per core **{ours / theirs:.0f} times** datatrove. Peak memory of deduplicating the",
+            f"whole corpus: {peak:.2f} GiB.",
             "",
-            f"Among {passages:,} distinct passages ({', '.join(f'{v:,} {k}' for k, v in SAMPLE.items())})",
-            f"{true:,} pairs have Jaccard >= {THRESHOLD}; Lode finds {found:,}, {both:,} of them true:",
+            f"Among {passages:,} distinct passages of {', '.join(SAMPLE)}",
+            f"{true:,} pairs have Jaccard >= {THRESHOLD}; Lode finds {found:,}, {both:,} of them",
+            "true:",
             f"precision **{both / found:.4f}**, recall **{both / true:.4f}**.",
             "",
         ]
