@@ -2,7 +2,7 @@
 
     python -m benchmarks.duplicates         # writes benchmarks/duplicates.md
 
-Speed: CPU seconds of one process. Lode: every pair of the corpus is read, normalised and keyed, then
+Speed: CPU seconds of one process. Lode: every pair is read, normalised and keyed, then
 the whole of ``deduplicate`` runs (text ids, buckets, texts, exact Jaccard, neighbours, clusters,
 commit). Datatrove: signatures, buckets, clusters and filter over an even sample, 5-grams of words,
 14 x 8 as its default.
