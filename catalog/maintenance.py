@@ -70,7 +70,7 @@ def expire_versions(catalog: Catalog, *, older_than_s: float, compact: bool = Tr
         named = connection.execute("select lake_version from snapshots").fetchall()
         rows = connection.execute(
             f"select snapshot_id from ducklake_snapshots('{LAKE}') "
-            f"where snapshot_time < now() - interval {int(older_than_s)} second "
+            f"where snapshot_time < now() - to_seconds({int(older_than_s)}) "
             f"and snapshot_id < (select max(snapshot_id) from ducklake_snapshots('{LAKE}'))"
         ).fetchall()
         # By explicit versions only: an age would also take those that snapshots name.
