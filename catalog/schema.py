@@ -64,7 +64,7 @@ TEXT_IDS: Final = pa.schema(
     ]
 )
 
-# Near-duplicate passages that were compared: ids are passage ids, a_id < b_id.
+# Compared passages by their ids, a_id < b_id; kind says what proposed the pair: band or neighbor.
 DUPLICATE_EDGES: Final = pa.schema(
     [
         pa.field("kind", pa.string(), nullable=False),

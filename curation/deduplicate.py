@@ -12,7 +12,7 @@ smaller number came later, and when settings that decide edges have changed.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import pyarrow.parquet as pq
@@ -96,6 +96,7 @@ def deduplicate(
     """Find the duplicates among all pairs, comparing those that are new."""
     settings = settings or DuplicateSettings()
     executor = executor or ExecutorSettings()
+    workers = executor.workers
     with catalog.reader() as connection:
         start = _survey(connection, settings)
     if start.is_done:
@@ -103,7 +104,9 @@ def deduplicate(
     with open_job(catalog, KIND, asdict(settings), start.inputs, recipe) as job:
         if job.is_committed():
             return Deduplicated(job.job_id)
-        plan = job.plan(lambda: _make_plan(catalog, start))
+        plan: dict[str, Any] = job.plan(lambda: _make_plan(catalog, start, workers))
+        # Tasks were cut to the share of each worker: more workers would need more memory.
+        executor = replace(executor, workers=min(workers, plan["workers"]))
         _run(job, settings, start, plan, executor, progress)
         return _commit(job, start)
 
@@ -150,7 +153,7 @@ def _last_run(connection: duck.Connection) -> tuple[str | None, dict[str, object
     return (row[0], json.loads(row[1])) if row else (None, {})
 
 
-def _make_plan(catalog: Catalog, start: _Start) -> dict[str, object]:
+def _make_plan(catalog: Catalog, start: _Start, workers: int) -> dict[str, Any]:
     """Note the version of the lake, the size of its files and the row groups to read."""
     with catalog.reader(start.version) as connection:
         sizes = connection.execute(
@@ -158,7 +161,7 @@ def _make_plan(catalog: Catalog, start: _Start) -> dict[str, object]:
             "from pairs group by all order by all"
         ).fetchall()
         groups = {table: _row_groups(connection, table) for table in ("pairs", "band_keys")}
-    return {"version": start.version, "file_rows": sizes, **groups}
+    return {"version": start.version, "workers": workers, "file_rows": sizes, **groups}
 
 
 def _row_groups(connection: duck.Connection, table: str) -> list[tuple[str, int, int]]:
@@ -182,7 +185,7 @@ def _run(
     progress: ProgressCallback | None,
 ) -> None:
     """Run the stages one after the other; those that are done are passed over."""
-    work = Work(job.output, settings, start.new_from, executor.workers)
+    work = Work(job.output, settings, start.new_from, plan["workers"])
     file_rows = {int(file_id): int(rows) for file_id, rows in plan["file_rows"]}
 
     def stage(kind: type[DuplicateStep], tasks: Sequence[Any], *more: Any) -> None:

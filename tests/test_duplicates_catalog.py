@@ -15,7 +15,7 @@ import curation.deduplicate as deduplication
 from catalog.errors import CatalogError
 from catalog.executors import ExecutorSettings
 from catalog.files import delete_file_rows, first_pair_id, reserve_file_ids
-from catalog.jobs import open_job
+from catalog.jobs import Job, open_job
 from catalog.lake import Catalog
 from catalog.schema import BAND_KEYS, PAIRS
 from curation.deduplicate import Deduplicated, DuplicateSettings, deduplicate
@@ -303,6 +303,7 @@ def test_another_edge_floor_starts_again(catalog: Catalog) -> None:
     assert result(catalog) == first
 
 
+@pytest.mark.slow
 def test_a_replaced_file_starts_again(tmp_path: Path) -> None:
     rows = [mixed_rows(seed, 40) for seed in range(3)]
     replaced, whole = (Catalog.create(str(tmp_path / name)) for name in ("replaced", "whole"))
@@ -435,6 +436,35 @@ def test_a_run_that_fails_in_every_stage_goes_on_where_it_failed(
     run(failed)
     assert begun == [stage for stage in STAGES for _ in range(2)]
     assert result(failed) == result(whole)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = mixed_rows(5, 80)
+    stopped, whole = (Catalog.create(str(tmp_path / name)) for name in ("stopped", "whole"))
+    add_file(stopped, "a", rows)
+    add_file(whole, "a", rows)
+    run(whole, memory_mb=256)
+    monkeypatch.setattr(deduplication, "_TASK_KEYS", 1)
+    monkeypatch.setattr(deduplication, "_BYTES_PER_KEY", (256 << 20) // 50)
+    run_tasks, finds = deduplication.run_tasks, []
+
+    def in_this_process(job: Job, stage: str, work: list, tasks: int, *given: object) -> None:
+        if stage == steps.COLLECT and len(finds) == 1:
+            raise OSError("no space left")
+        if stage == steps.FIND:
+            finds.append(tasks)
+        run_tasks(job, stage, work, tasks, ONE_WORKER)
+
+    monkeypatch.setattr(deduplication, "run_tasks", in_this_process)
+    settings = DuplicateSettings(memory_mb=256)
+    with pytest.raises(OSError, match="no space left"):
+        deduplicate(stopped, settings, ExecutorSettings(workers=1))
+    deduplicate(stopped, settings, ExecutorSettings(workers=3))
+    assert finds[0] == finds[1] > settings.bands
+    assert result(stopped) == result(whole)
 
 
 # Refusals
