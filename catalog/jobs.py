@@ -46,6 +46,8 @@ from catalog.version import code_version
 # One row group is what a reader decodes at once; DuckDB's own size, so its threads share files
 # well.
 ROW_GROUP_ROWS = 122_880
+# Long texts make smaller groups: what a writer holds is bounded in bytes, too.
+ROW_GROUP_BYTES = 256 << 20
 # A longer file is cut: registration, checksums and resuming stay in seconds.
 FILE_MAX_ROWS = 4_000_000
 
@@ -136,8 +138,14 @@ class TaskOutput:
             for writer in self._writers.values():
                 writer.discard()
             return
-        with writing(self.place.data):
-            files = [file for writer in self._writers.values() for file in writer.finish()]
+        try:
+            with writing(self.place.data):
+                files = [file for writer in self._writers.values() for file in writer.finish()]
+        except BaseException:
+            # What was written aside would keep a full disk full.
+            for writer in self._writers.values():
+                writer.discard()
+            raise
         manifest = Manifest(self.task, files, self.notes)
         write_json(self.place.manifest_path(self.stage, self.task), asdict(manifest))
 
@@ -155,16 +163,22 @@ class _TableWriter:
         self.rows = 0
         self.pending: list[pa.Table] = []
         self.pending_rows = 0
+        self.pending_bytes = 0
 
     def write(self, rows: pa.Table) -> None:
         """Collect rows until they fill a row group."""
         self.pending.append(rows)
         self.pending_rows += rows.num_rows
+        self.pending_bytes += rows.nbytes
         while self.pending_rows >= ROW_GROUP_ROWS:
             gathered = pa.concat_tables(self.pending)
             self._write_group(gathered.slice(0, ROW_GROUP_ROWS))
             rest = gathered.slice(ROW_GROUP_ROWS)
             self.pending, self.pending_rows = ([rest] if rest.num_rows else []), rest.num_rows
+            self.pending_bytes = rest.nbytes
+        if self.pending_bytes >= ROW_GROUP_BYTES:
+            self._write_group(pa.concat_tables(self.pending))
+            self.pending, self.pending_rows, self.pending_bytes = [], 0, 0
 
     def finish(self) -> list[WrittenFile]:
         """Make the files durable, give them their names and return their checksums."""

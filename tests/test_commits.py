@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from catalog.errors import CatalogError
 from catalog.jobs import open_job
 from catalog.lake import Catalog
 from catalog.maintenance import check_catalog, collect_garbage
@@ -108,3 +110,35 @@ def test_check_finds_a_flipped_byte_and_a_missing_file(tmp_path: Path) -> None:
     assert [p for p in check_catalog(catalog) if "belong to no pair" not in p] == []
     second.rename(tmp_path / "elsewhere")
     assert check_catalog(catalog) == [f"{second} is missing"]
+
+
+def test_a_writer_holds_a_bounded_number_of_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catalog.jobs.ROW_GROUP_BYTES", 100_000)
+    catalog = Catalog.create(str(tmp_path / "corpus"))
+    with open_job(catalog, "long", {}, {}) as job, job.output.task("write", 0) as out:
+        for number in range(40):
+            out.write("texts", pa.table({"text": [str(number) * 10_000]}))
+    (path,) = (tmp_path / "corpus/data/main/texts").glob("*.parquet")
+    written = pq.ParquetFile(path)
+    assert written.metadata.num_row_groups > 3
+    assert written.read()["text"].to_pylist() == [str(n) * 10_000 for n in range(40)]
+
+
+def test_a_task_that_cannot_finish_leaves_nothing_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog.create(str(tmp_path / "corpus"))
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("catalog.jobs.sync_file", full)
+    with (
+        open_job(catalog, "full", {}, {}) as job,
+        pytest.raises(CatalogError, match="No space"),
+        job.output.task("write", 0) as out,
+    ):
+        out.write("texts", pa.table({"text": ["a"]}))
+    assert [p for p in (tmp_path / "corpus/data").rglob("*") if p.is_file()] == []
