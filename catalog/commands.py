@@ -64,7 +64,8 @@ def sql(
     ] = None,
 ) -> None:
     """Query the catalog; nothing can be changed from here."""
-    from catalog.query import run_query, write_result
+    from catalog.query import run_query
+    from catalog.results import write_result
 
     text = sys.stdin.read() if query == "-" else query
     with run_query(open_catalog(catalog), text, at=at, policy=policy) as reader:

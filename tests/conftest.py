@@ -17,7 +17,7 @@ def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 @pytest.fixture
 def catalog(tmp_path: Path, empty_catalog: Catalog) -> Catalog:
     """An empty catalog of the test's own."""
-    return copy_catalog(empty_catalog, tmp_path / "corpus")
+    return copy_catalog(empty_catalog, tmp_path / "empty")
 
 
 @pytest.fixture(scope="session")

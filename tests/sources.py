@@ -58,9 +58,9 @@ def as_parquet(rows=TWO, **options):
     return out.getvalue()
 
 
-def as_arrow(writer_of, rows=TWO, **options):
+def as_arrow(writer_of, rows=TWO, names=("query", "positive"), **options):
     out = io.BytesIO()
-    table = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(rows).rename_columns(list(names))
     with writer_of(out, table.schema) as writer:
         writer.write_table(table, **options)
     return out.getvalue()

@@ -15,7 +15,8 @@ from catalog.export import export_pairs
 from catalog.lake import Catalog
 from catalog.policies import Condition, Policy
 from catalog.policy_commit import commit_policy
-from catalog.query import display_width, run_query, write_result
+from catalog.query import run_query
+from catalog.results import display_width, write_result
 from catalog.snapshots import create_snapshot, diff_snapshots, load_snapshot
 from catalog.status import read_status, render_status
 from lode import app

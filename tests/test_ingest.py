@@ -106,6 +106,19 @@ def test_a_changed_file_is_refused_unless_it_replaces_the_old_one(catalog, tmp_p
     assert counts(catalog)["pairs"] == 3
 
 
+def test_files_can_change_places_but_not_become_another(catalog, tmp_path):
+    rows_of = [jsonl({"query": name, "positive": "p"}) for name in ("1", "2")]
+    paths = [write(tmp_path, f"{i}.jsonl", content) for i, content in enumerate(rows_of)]
+    ingest(catalog, *paths)
+    paths[0].write_bytes(rows_of[1])
+    with pytest.raises(CatalogError, match=r"0\.jsonl now has the content of another file"):
+        ingest(catalog, paths[0], replace=True)
+    paths[1].write_bytes(rows_of[0])
+    assert len(ingest(catalog, *paths, replace=True).replaced) == 2
+    found = rows(catalog, "select source, query from pairs order by source")
+    assert found == [("0", "2"), ("1", "1")]
+
+
 def test_other_settings_are_refused_unless_they_replace_the_old_ones(catalog, tmp_path):
     path = write(tmp_path, "a.jsonl", jsonl({"text1": "a", "text2": "b"}))
     ingest(catalog, path)

@@ -117,7 +117,7 @@ def test_batches_have_at_most_the_wanted_rows_and_the_same_content(tmp_path):
 
 
 def test_the_column_check_and_the_text_check_are_one_rule():
-    from curation.reading.chunks import Faults
+    from curation.reading.faults import Faults
     from curation.reading.soundness import column_faults, text_fault
 
     texts = ["", " ", "\u200b", "\u3000\t", "a", " a", "\u200ba", "a\0", "\0", "好" * 4, "好" * 3,

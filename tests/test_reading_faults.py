@@ -160,6 +160,7 @@ def long_rows(count=3000):
         ("a.parquet.gz", gzip.compress(as_parquet()), "is parquet in gzip; decompress"),
         ("a.arrow", as_arrow(pa.ipc.new_file)[:-20], "cannot be read"),
         ("a.arrow", as_arrow(pa.ipc.new_stream)[:-8], "has no end mark"),
+        ("a.arrow", as_arrow(pa.ipc.new_file, names=["query", "query"]), "columns of equal names"),
         ("a.json", json.dumps(TWO).encode()[:-1], "the JSON array has no end"),
         ("a.json", json.dumps(TWO).encode() + b"{}", "more after the JSON array"),
         ("a.txt", b"hello", "has no format that is known.*readable are JSONL"),

@@ -221,6 +221,15 @@ def test_a_bad_text_in_a_list_costs_only_itself(tmp_path):
     assert all(orjson.loads(row["raw"]) == rows[row["row"]] for row in quarantine)
 
 
+def test_negatives_that_would_be_repeated_without_end_are_quarantined(tmp_path):
+    rows = [{"query": "q", "pos": ["p"] * 9, "neg": ["n" * 20]}, {"query": "q", "pos": ["p"]}]
+    path = write(tmp_path, "a.jsonl", jsonl(*rows))
+    pairs, quarantine = read(path, SourceSettings(max_row_bytes=150))
+    assert sides(pairs) == [("q", "p")]
+    reason = "negatives of every positive are longer than max_row_bytes"
+    assert reasons(quarantine) == [(0, reason)]
+
+
 def test_a_text_that_looks_like_a_list_is_a_text(tmp_path):
     row = {"text1": "[1, 2]", "text2": '["a"]'}
     fields = {"query": "text1", "positive": "text2"}

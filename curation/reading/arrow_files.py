@@ -19,8 +19,9 @@ from curation.reading.arrow_rows import (
     row_json,
     with_plain_columns,
 )
-from curation.reading.chunks import CHUNK_BYTES, CHUNK_ROWS, ArrowChunk, Reject, numbers
+from curation.reading.chunks import ArrowChunk, ChunkSize, numbers
 from curation.reading.errors import SourceFileError
+from curation.reading.faults import Reject
 from curation.reading.reach import Reach
 
 FILE_MAGIC = b"ARROW1"
@@ -37,14 +38,17 @@ def arrow_chunks(
     format_name: str,
     columns: Collection[str] | None,
     texts: Collection[str],
-    max_rows: int,
+    chunk: ChunkSize,
     reach: Reach,
 ) -> Iterator[ArrowChunk]:
     """Yield a file's rows; ``columns`` limits what is read, ``texts`` may be stored as binary."""
     row = 0
-    batches = _guarded(path, _batches(path, format_name, columns, max_rows, reach), reach)
+    batches = _guarded(path, _batches(path, format_name, columns, chunk, reach), reach)
     pieces = (with_plain_columns(piece) for batch in batches for piece in _few_rows(batch))
-    for batch in gather(pieces, max_rows, CHUNK_BYTES):
+    for batch in gather(pieces, chunk.rows, chunk.bytes):
+        if len(set(batch.schema.names)) < len(batch.schema.names):
+            names = ", ".join(batch.schema.names)
+            raise SourceFileError(path, f"has columns of equal names: {names}", "rename them")
         yield _chunk(as_texts(batch, texts), row)
         row += batch.num_rows
 
@@ -89,28 +93,28 @@ def _guarded(
 
 
 def _batches(
-    path: Path, format_name: str, columns: Collection[str] | None, max_rows: int, reach: Reach
+    path: Path, format_name: str, columns: Collection[str] | None, chunk: ChunkSize, reach: Reach
 ) -> Iterator[pa.RecordBatch]:
     if format_name == "parquet":
-        yield from _parquet(path, columns, max_rows, reach)
+        yield from _parquet(path, columns, chunk, reach)
         return
     files = dataset_files(path) if format_name == "hf-dataset" else [path]
     for file in files:
         before = reach.bytes
-        for batch, share in _ipc(file):
+        for batch, share in _ipc(file, chunk):
             reach.bytes = before + int(share * file.stat().st_size)
             yield batch if columns is None else batch.select(_present(batch.schema, columns))
 
 
 def _parquet(
-    path: Path, columns: Collection[str] | None, max_rows: int, reach: Reach
+    path: Path, columns: Collection[str] | None, chunk: ChunkSize, reach: Reach
 ) -> Iterator[pa.RecordBatch]:
     size = path.stat().st_size
     # Pages are read as they are needed: pre-buffering would hold a whole row group.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         wanted = None if columns is None else _present(file.schema_arrow, columns)
         for group in range(file.metadata.num_row_groups):
-            rows = min(max_rows, _rows_at_once(file.metadata.row_group(group)))
+            rows = min(chunk.rows, _rows_at_once(file.metadata.row_group(group), chunk))
             for batch in file.iter_batches(
                 rows, row_groups=[group], columns=wanted, use_threads=False
             ):
@@ -118,15 +122,15 @@ def _parquet(
                 yield batch
 
 
-def _rows_at_once(group: pq.RowGroupMetaData) -> int:
+def _rows_at_once(group: pq.RowGroupMetaData, chunk: ChunkSize) -> int:
     """Return how many rows of a group are decoded at once; of a small group all could be."""
     if group.total_byte_size <= SMALL_GROUP_BYTES:
         return max(1, int(group.num_rows))
-    fitting = CHUNK_BYTES * int(group.num_rows) // int(group.total_byte_size)
+    fitting = chunk.bytes * int(group.num_rows) // int(group.total_byte_size)
     return max(1, min(FEW_ROWS, fitting))
 
 
-def _ipc(path: Path) -> Iterator[tuple[pa.RecordBatch, float]]:
+def _ipc(path: Path, chunk: ChunkSize) -> Iterator[tuple[pa.RecordBatch, float]]:
     """Yield batches that lie in the mapped file, each with the share of the file read so far."""
     with path.open("rb") as stream:
         # Closed with the last batch that lies in it, which may be after this function.
@@ -142,7 +146,7 @@ def _ipc(path: Path) -> Iterator[tuple[pa.RecordBatch, float]]:
         reader = pa.ipc.open_stream(source)
         batches = ((batch, source.tell() / len(mapped)) for batch in reader)
     for batch, share in batches:
-        for piece in cut(batch, CHUNK_ROWS, CHUNK_BYTES):
+        for piece in cut(batch, chunk.rows, chunk.bytes):
             yield piece, share
             mapped.madvise(mmap.MADV_DONTNEED)  # give back the pages that were used
 

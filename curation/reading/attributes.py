@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.schema import FORMS, TASKS
-from curation.reading.chunks import Chunk, Faults
+from curation.reading.chunks import Chunk
+from curation.reading.faults import Faults
 from curation.reading.layout import Layout
 from curation.reading.settings import ANY_VALUE, AUTO
 from curation.reading.soundness import column_faults

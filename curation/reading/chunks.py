@@ -7,61 +7,23 @@ from itertools import chain
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from curation.reading.arrow_rows import RAW_MAX_BYTES, is_text, plain
+from curation.reading.arrow_rows import is_text, plain
+from curation.reading.faults import Faults, Reject, Rows, to_strings
 from curation.reading.fields import FieldPath, Fields, Key, dig, parse_nested, remover
 
-# A chunk ends at whichever comes first; what is made of it takes about ten times its bytes.
-CHUNK_ROWS: Final = 16_384
-CHUNK_BYTES: Final = 32 << 20
 # The column whose fields become the pair's own meta instead of a field of it.
 META: Final = "meta"
 
-Rows = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class Reject:
-    """A source row that makes no pair, and why; ``raw`` is cut at RAW_MAX_BYTES."""
+class ChunkSize:
+    """Where a chunk ends: at what comes first. What is made of it takes ten times its bytes."""
 
-    row: int
-    reason: str
-    raw: bytes
-
-
-class Faults:
-    """What is wrong with which rows of a chunk; a row can have several faults."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[int, dict[str, None]] = {}
-
-    def __contains__(self, index: int) -> bool:
-        return index in self.reasons
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def add(self, index: int, reason: str) -> None:
-        """Note a fault; the same one of the same row only once."""
-        self.reasons.setdefault(int(index), {})[reason] = None
-
-    def sound(self, size: int) -> npt.NDArray[np.bool_]:
-        """Mark the rows without a fault."""
-        mask = np.ones(size, np.bool_)
-        mask[list(self.reasons)] = False
-        return mask
-
-    def rejects(self, chunk: "Chunk") -> list[Reject]:
-        """Turn faults into rejects, in row order, each with the row's raw bytes."""
-        faulty = sorted(self.reasons)
-        return [
-            Reject(int(chunk.rows[at]), reason, raw[:RAW_MAX_BYTES])
-            for at, raw in zip(faulty, chunk.raws(faulty), strict=True)
-            for reason in self.reasons[at]
-        ]
+    rows: int = 16_384
+    bytes: int = 32 << 20
 
 
 class Chunk(ABC):
@@ -229,43 +191,6 @@ def _merge(rest: list[dict[str, Any]], nested: Mapping[str, list[Any]]) -> None:
                     record[f"{META}.{key}" if key in record else key] = item
             elif value is not None:
                 record[name] = value
-
-
-def to_strings(values: Sequence[Any], target: str, faults: Faults) -> pa.Array:
-    """Make a text column of Python values; what is not a text is a fault, and null."""
-    try:
-        return pa.array(values, pa.string())
-    except (pa.ArrowException, UnicodeEncodeError):
-        return pa.array(
-            [_text(at, one, target, faults) for at, one in enumerate(values)], pa.string()
-        )
-
-
-def _text(index: int, value: Any, target: str, faults: Faults) -> str | None:
-    if value is None:
-        return None
-    fault = text_type_fault(value)
-    if fault is None:
-        return str(value)
-    faults.add(index, f"{target} {fault}")
-    return None
-
-
-def text_type_fault(value: Any) -> str | None:
-    """Say why a value is no text, or None."""
-    if not isinstance(value, str):
-        return f"is {JSON_NAMES.get(type(value), f'a {type(value).__name__}')}, not a text"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "holds a lone surrogate"
-    return None
-
-
-JSON_NAMES: Final[dict[type, str]] = {
-    bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object",
-    str: "a text", type(None): "null",
-}  # fmt: skip
 
 
 def numbers(first: int, count: int) -> Rows:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from curation.reading.arrow_rows import RAW_MAX_BYTES
-from curation.reading.chunks import CHUNK_BYTES, RecordChunk, Reject
+from curation.reading.chunks import ChunkSize, RecordChunk
 from curation.reading.errors import SourceFileError
+from curation.reading.faults import Reject
 from curation.reading.lines import Blocks, TooLong, split_lines
 from curation.reading.reach import Reach
 
@@ -75,7 +76,7 @@ class _Feed:
 
 
 def csv_chunks(
-    path: Path, delimiter: str, quoted: bool, max_rows: int, max_row_bytes: int, reach: Reach
+    path: Path, delimiter: str, quoted: bool, chunk: ChunkSize, max_row_bytes: int, reach: Reach
 ) -> Iterator[RecordChunk]:
     """Yield the records under the header's names; a row's number counts records, not lines."""
     blocks = Blocks(path, reach)
@@ -97,7 +98,7 @@ def csv_chunks(
             raws.append(raw)
             rows.append(row)
         size += len(raw)
-        if len(good) >= max_rows or size >= CHUNK_BYTES:
+        if len(good) >= chunk.rows or size >= chunk.bytes:
             yield RecordChunk(good, raws, np.array(rows, np.int64), rejects)
             good, raws, rows, rejects, size = [], [], [], [], 0
     if good or rejects:

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from catalog.schema import PAIRS
 from curation.reading.attributes import read_attributes
-from curation.reading.chunks import Chunk, Faults
+from curation.reading.chunks import Chunk
+from curation.reading.faults import Faults
 from curation.reading.fields import JOINER, FieldPath
 from curation.reading.layout import Layout
 from curation.reading.nesting import Drafts, Nesting, write_meta

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from curation.reading.arrow_files import FILE_MAGIC, STREAM_MAGIC, arrow_chunks, dataset_splits
-from curation.reading.chunks import CHUNK_ROWS, Chunk
+from curation.reading.chunks import Chunk, ChunkSize
 from curation.reading.csv_files import csv_chunks
 from curation.reading.errors import SourceFileError
 from curation.reading.json_files import json_array_chunks, json_line_chunks
@@ -15,6 +15,7 @@ from curation.reading.reach import Reach
 from curation.reading.settings import AUTO, SourceSettings
 
 PARQUET_MAGIC: Final = b"PAR1"
+WHOLE: Final = ChunkSize()
 ARROW_FORMATS: Final = ("parquet", "arrow", "hf-dataset")
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 _BY_SUFFIX: Final = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -81,18 +82,18 @@ def open_chunks(
     reach: Reach,
     columns: Collection[str] | None = None,
     texts: Collection[str] = (),
-    max_rows: int = CHUNK_ROWS,
+    chunk: ChunkSize = WHOLE,
 ) -> Iterator[Chunk]:
     """Yield a file's rows; ``columns`` limits what is read where that saves work."""
     if found.name in ARROW_FORMATS:
-        return arrow_chunks(path, found.name, columns, texts, max_rows, reach)
+        return arrow_chunks(path, found.name, columns, texts, chunk, reach)
     max_row_bytes = settings.max_row_bytes
     if found.name in _DELIMITERS:
         delimiter = _DELIMITERS[found.name]
-        return csv_chunks(path, delimiter, settings.csv_quotes, max_rows, max_row_bytes, reach)
+        return csv_chunks(path, delimiter, settings.csv_quotes, chunk, max_row_bytes, reach)
     if found.name == "json-array":
-        return json_array_chunks(path, max_rows, max_row_bytes, reach)
-    return json_line_chunks(path, max_rows, max_row_bytes, reach)
+        return json_array_chunks(path, chunk, max_row_bytes, reach)
+    return json_line_chunks(path, chunk, max_row_bytes, reach)
 
 
 def _folder_format(path: Path) -> str:

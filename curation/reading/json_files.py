@@ -9,8 +9,9 @@ import numpy as np
 import orjson
 
 from curation.reading.arrow_rows import RAW_MAX_BYTES
-from curation.reading.chunks import CHUNK_BYTES, JSON_NAMES, RecordChunk, Reject
+from curation.reading.chunks import ChunkSize, RecordChunk
 from curation.reading.errors import SourceFileError
+from curation.reading.faults import JSON_NAMES, Reject
 from curation.reading.lines import Blocks, TooLong, split_lines
 from curation.reading.reach import Reach
 
@@ -20,23 +21,23 @@ _INSIDE: Final = re.compile(rb'["\\]')
 
 
 def json_line_chunks(
-    path: Path, max_rows: int, max_row_bytes: int, reach: Reach
+    path: Path, chunk: ChunkSize, max_row_bytes: int, reach: Reach
 ) -> Iterator[RecordChunk]:
     """Yield the objects of a file with one a line; a row's number is its line's, blanks counted."""
     blocks = Blocks(path, reach)
-    return _chunks(blocks, split_lines(blocks, max_row_bytes), max_rows)
+    return _chunks(blocks, split_lines(blocks, max_row_bytes), chunk)
 
 
 def json_array_chunks(
-    path: Path, max_rows: int, max_row_bytes: int, reach: Reach
+    path: Path, chunk: ChunkSize, max_row_bytes: int, reach: Reach
 ) -> Iterator[RecordChunk]:
     """Yield the objects of a file that is one JSON array, without holding the array."""
     blocks = Blocks(path, reach)
-    return _chunks(blocks, split_array(blocks, max_row_bytes), max_rows)
+    return _chunks(blocks, split_array(blocks, max_row_bytes), chunk)
 
 
 def _chunks(
-    blocks: Blocks, lines: Iterable[bytes | TooLong], max_rows: int
+    blocks: Blocks, lines: Iterable[bytes | TooLong], chunk: ChunkSize
 ) -> Iterator[RecordChunk]:
     raws: list[bytes] = []
     rows: list[int] = []
@@ -51,7 +52,7 @@ def _chunks(
             raws.append(line)
             rows.append(row)
             size += len(line)
-        if len(raws) >= max_rows or size >= CHUNK_BYTES:
+        if len(raws) >= chunk.rows or size >= chunk.bytes:
             yield _parse(raws, rows, rejects)
             raws, rows, rejects, size = [], [], [], 0
     if raws or rejects:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from curation.reading.arrow_rows import is_text
-from curation.reading.chunks import ArrowChunk, Chunk
+from curation.reading.chunks import ArrowChunk, Chunk, ChunkSize
 from curation.reading.errors import SourceFileError
 from curation.reading.fields import TARGETS, FieldPath, Fields, dig, parse_paths
 from curation.reading.formats import SourceFormat, detect_format, open_chunks
@@ -20,7 +20,7 @@ from curation.reading.shapes import (
     is_alike,
 )
 
-SAMPLE_ROWS: Final = 1_000
+SAMPLE: Final = ChunkSize(rows=1_000)
 SIDES: Final = ("query", "positive")
 
 
@@ -154,7 +154,7 @@ def _given_guess(
 
 def _sample(path: Path, found: SourceFormat, settings: SourceSettings) -> dict[str, list[Any]]:
     """Return the first values of every column, without nulls."""
-    chunk = next(iter(open_chunks(path, found, settings, Reach(), max_rows=SAMPLE_ROWS)), None)
+    chunk = next(iter(open_chunks(path, found, settings, Reach(), chunk=SAMPLE)), None)
     if chunk is None:
         raise SourceFileError(path, "holds no rows", "leave it out")
     if len(chunk) == 0:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from catalog.schema import PAIRS
 from curation.reading.arrow_rows import plain
-from curation.reading.chunks import Chunk, Faults, Rows
+from curation.reading.chunks import Chunk
+from curation.reading.faults import Faults, Rows
 from curation.reading.fields import ALIGNED_SCORES, JOINER
 from curation.reading.layout import Layout
 from curation.reading.soundness import value_fault
@@ -85,6 +86,9 @@ class Nesting:
             self.faults.add(at, "positive is an empty list")
         sound = [i for i, text in enumerate(negatives) if self._is_sound(at, "negative", text)]
         given = [negatives[i] for i in sound]
+        if len(positives) * sum(map(len, given)) > self.layout.settings.max_row_bytes:
+            self.faults.add(at, "negatives of every positive are longer than max_row_bytes")
+            return
         scores = _aligned(rest, "positive", len(positives))
         negative_scores = _aligned(rest, "negatives", len(negatives))
         if negative_scores:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from catalog.schema import FILE_SHIFT, PAIRS, QUARANTINE
-from curation.reading.chunks import CHUNK_ROWS, Chunk, Faults, Reject, Rows
+from curation.reading.chunks import Chunk, ChunkSize
 from curation.reading.drafts import draft_rows
 from curation.reading.errors import SourceFileError
+from curation.reading.faults import Faults, Reject, Rows
 from curation.reading.formats import open_chunks
 from curation.reading.layout import Layout, plan_layout
 from curation.reading.nesting import Drafts
@@ -36,7 +37,7 @@ class ReadBatch:
 
 
 def read_pairs(
-    path: Path | str, settings: SourceSettings, file_id: int, batch_rows: int = CHUNK_ROWS
+    path: Path | str, settings: SourceSettings, file_id: int, batch_rows: int = ChunkSize.rows
 ) -> Iterator[ReadBatch]:
     """Read a source file; how it is read is decided, and refused, before this returns.
 
@@ -45,7 +46,9 @@ def read_pairs(
     return read_layout(plan_layout(Path(path), settings), file_id, batch_rows)
 
 
-def read_layout(layout: Layout, file_id: int, batch_rows: int = CHUNK_ROWS) -> Iterator[ReadBatch]:
+def read_layout(
+    layout: Layout, file_id: int, batch_rows: int = ChunkSize.rows
+) -> Iterator[ReadBatch]:
     """Read a file whose layout is decided."""
     columns = None if layout.settings.keep_meta else set(layout.fields.used)
     reach = Reach()
@@ -56,14 +59,14 @@ def read_layout(layout: Layout, file_id: int, batch_rows: int = CHUNK_ROWS) -> I
         reach,
         columns,
         layout.text_columns,
-        batch_rows,
+        _chunk_size(layout, batch_rows),
     )
     done = quarantined = ordinal = 0
     reasons: dict[str, int] = {}
     for chunk in chunks:
         faults = Faults()
         drafts = draft_rows(chunk, layout, faults)
-        rejects = [*chunk.rejects, *faults.rejects(chunk)]
+        rejects = [*chunk.rejects, *faults.rejects(chunk.rows, chunk.raws(faults.indexes()))]
         pairs = _finish(drafts, chunk, layout, file_id, ordinal)
         ordinal += pairs.num_rows
         done, quarantined = done + pairs.num_rows, quarantined + len(rejects)
@@ -74,6 +77,12 @@ def read_layout(layout: Layout, file_id: int, batch_rows: int = CHUNK_ROWS) -> I
         raise SourceFileError(
             layout.path, _nothing(reasons), "check its content and the field mapping"
         )
+
+
+def _chunk_size(layout: Layout, batch_rows: int) -> ChunkSize:
+    size = ChunkSize(rows=batch_rows)
+    # Each positive of a row repeats the row's negatives.
+    return size if layout.fields.is_one_to_one else ChunkSize(batch_rows, size.bytes // 4)
 
 
 def _nothing(reasons: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.reading.chunks import Faults, text_type_fault
+from curation.reading.faults import Faults, text_type_fault
 from curation.texts import Texts, decode
 
 # Code points that leave no mark: white space, control and format characters.
