@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.machine import describe
 from catalog.jobs import open_job
 from catalog.lake import Catalog
 from catalog.pack import Pack, PackSettings, build_pack
@@ -162,13 +163,17 @@ def drop_from_memory(folder: Path) -> None:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def cold_rate(open_reader: Callable[[], Callable[[np.ndarray], object]], count: int) -> str:
+def cold_times(open_reader: Callable[[], Callable[[np.ndarray], object]], count: int) -> str:
+    """Time opening with the first batch, and ten batches after it."""
     random = np.random.default_rng(SEED + 1)
+    started = time.perf_counter()
     read = open_reader()
+    read(random.integers(0, count, BATCH))
+    first = time.perf_counter() - started
     started = time.perf_counter()
     for _ in range(10):
         read(random.integers(0, count, BATCH))
-    return f"{10 * BATCH / (time.perf_counter() - started):,.0f}"
+    return f"{1000 * first:6.1f} ms {10 * BATCH / (time.perf_counter() - started):9,.0f} texts/s"
 
 
 def duckdb_reader(catalog: Catalog, ids: np.ndarray) -> Iterator[Callable[[np.ndarray], object]]:
@@ -227,14 +232,14 @@ def report_texts(catalog: Catalog, packs: dict[str, Pack], work: Path, rounds: i
 
 
 def report_cold_texts(work: Path, count: int) -> None:
-    print("\nthe same from cold files, ten batches: per second of the clock")
+    print("\nfrom cold files: opening and one batch, then ten batches, by the clock")
     for name in ("plain", "zstd"):
         drop_from_memory(work / name)
-        cold = cold_rate(lambda name=name: texts_of(Pack.open(work / name)), count)
-        print(f"pack {name:7s} {cold}")
+        cold = cold_times(lambda name=name: texts_of(Pack.open(work / name)), count)
+        print(f"pack, {name:6s} {cold}")
     arrow = sorted(str(path) for path in (work / "datasets").rglob("*.arrow"))
     drop_from_memory(work / "datasets")
-    print(f"datasets     {cold_rate(lambda: dataset_of(arrow), count)}")
+    print(f"datasets     {cold_times(lambda: dataset_of(arrow), count)}")
 
 
 def texts_of(pack: Pack) -> Callable[[np.ndarray], object]:
@@ -242,7 +247,7 @@ def texts_of(pack: Pack) -> Callable[[np.ndarray], object]:
 
 
 def dataset_of(files: list[str]) -> Callable[[np.ndarray], object]:
-    """Open Arrow files as a dataset: this walks them, so it is part of what is timed elsewhere."""
+    """Open Arrow files as a dataset: this walks them from end to end."""
     peer = datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
     return lambda rows: peer[rows.tolist()]["text"]
 
@@ -299,7 +304,8 @@ def main() -> None:
         paths = made_up_pairs(work, arguments.made_up)
     catalog, snapshot = make_catalog(work / "corpus", paths)
     lists = add_candidates(catalog, arguments.queries)
-    print(f"{snapshot.kept:,} pairs, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(describe(["duckdb", "numpy", "zstandard", "datasets"]))
+    print(f"{snapshot.kept:,} pairs; load of the machine {os.getloadavg()[0]:.1f}\n")
     packs = report_build(catalog, snapshot, work)
     report_windows(catalog, packs["candidates"], lists, arguments.rounds)
     report_texts(catalog, packs, work, arguments.rounds)

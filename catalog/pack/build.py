@@ -29,7 +29,7 @@ from catalog.pack.layout import (
 from catalog.pack.parts import RECORDS, Parts, record_sound_parts
 from catalog.pack.read import Pack
 from catalog.pack.verification import find_damage, trust_as_written
-from catalog.records import sync_folder
+from catalog.records import sync_folder, writing
 from catalog.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def build_pack(
     """
     folder, settings = Path(folder).resolve(), settings or PackSettings()
     key = pack_key(snapshot, settings)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with _build_lock(folder):
         aside = _aside(folder, key)
         if _is_ready(folder, aside, snapshot, settings, key):
@@ -143,7 +144,8 @@ def _publish(parts: Parts, folder: Path, manifest: Manifest) -> None:
 @contextlib.contextmanager
 def _build_lock(folder: Path) -> Iterator[None]:
     """Let one process of this machine build a pack at a time; the others wait."""
-    descriptor = os.open(folder.parent / f".{folder.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with writing(folder.parent):
+        descriptor = os.open(folder.parent / f".{folder.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

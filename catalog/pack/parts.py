@@ -3,6 +3,7 @@
 A killed build leaves its folder behind; the next build of the same pack keeps the recorded parts.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from catalog.pack.layout import FileRecord, Manifest
-from catalog.records import sync_file, sync_folder, write_json
+from catalog.records import sync_file, sync_folder, write_json, writing
 
 RECORDS = "records"
 Bytes = bytes | memoryview | npt.NDArray[Any]
@@ -49,7 +50,8 @@ class PartFile:
 
     def discard(self) -> None:
         """Remove what was written."""
-        self._stream.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take
+            self._stream.close()
         self._aside.unlink(missing_ok=True)
 
 
@@ -67,15 +69,16 @@ class Parts:
     @contextmanager
     def write(self, part: str, columns: tuple[str, ...]) -> Iterator[list[PartFile]]:
         """Open the files ``<part>.<column>``; the part counts when the block ends well."""
-        files = [PartFile(self.folder, f"{part}.{column}") for column in columns]
-        try:
-            yield files
-        except BaseException:
-            for file in files:
-                file.discard()
-            raise
-        records = {file.path.name: asdict(file.finish()) for file in files}
-        sync_folder(self.folder)
+        with writing(self.folder):
+            files = [PartFile(self.folder, f"{part}.{column}") for column in columns]
+            try:
+                yield files
+                records = {file.path.name: asdict(file.finish()) for file in files}
+            except BaseException:
+                for file in files:
+                    file.discard()
+                raise
+            sync_folder(self.folder)
         write_json(self._record(part), records)
 
     def records(self) -> dict[str, FileRecord]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from catalog.errors import CatalogError
 from catalog.pack.layout import Manifest
 from catalog.records import checksum, write_json
 
@@ -65,5 +66,5 @@ def _read_verified(folder: Path) -> dict[str, list[int]]:
 def _write_verified(folder: Path, signatures: dict[str, list[int]]) -> None:
     try:
         write_json(folder / VERIFIED, signatures)
-    except OSError as error:
+    except (OSError, CatalogError) as error:
         log.warning("the pack %s will be verified at every opening: %s", folder, error)
