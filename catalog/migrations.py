@@ -5,10 +5,15 @@ from typing import Final
 
 from catalog import duck
 from catalog.errors import CatalogTooNewError
-from catalog.schema import SCHEMA_VERSION
+from catalog.schema import CANDIDATES, SCHEMA_VERSION, create_table_sql
+
+
+def _add_candidates(connection: duck.Connection) -> None:
+    connection.execute(create_table_sql("candidates", CANDIDATES))
+
 
 # MIGRATIONS[n] brings a catalog from version n to version n + 1.
-MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {}
+MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {1: _add_candidates}
 
 
 def version_of(connection: duck.Connection) -> int:

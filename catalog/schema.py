@@ -1,18 +1,17 @@
 """The tables of the catalog and their Arrow schemas: one place, read by every writer.
 
 A table's meaning never changes; a column may be added. Raise ``SCHEMA_VERSION`` with every change
-and add
-the migration in ``catalog/migrations.py``.
+and add the migration in ``catalog/migrations.py``.
 """
 
 from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
-# A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible, 63
-# bits.
+# A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible and 63
+# bits long.
 FILE_SHIFT: Final = 32
 
 FORMS: Final = ("title-content", "question-answer", "input-output", "prompt-response", "text-text")
@@ -149,6 +148,18 @@ SCORES: Final = pa.schema(
     ]
 )
 
+# One row per query and mining run; the lists are parallel, in the order of the ranks.
+CANDIDATES: Final = pa.schema(
+    [
+        pa.field("query_id", pa.int64(), nullable=False),
+        pa.field("run", pa.string(), nullable=False),  # run_id of the job that mined it
+        pa.field("passage_ids", pa.list_(pa.int64()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("filtered_by", pa.list_(pa.uint8()), nullable=False),  # sum of reasons; 0: kept
+        pa.field("positive_score", pa.float32()),  # the lowest; null: the query has no positive
+    ]
+)
+
 POLICIES: Final = pa.schema(
     [
         pa.field("policy", pa.string(), nullable=False),
@@ -215,6 +226,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "duplicate_edges": DUPLICATE_EDGES,
     "duplicates": DUPLICATES,
     "scores": SCORES,
+    "candidates": CANDIDATES,
     "policies": POLICIES,
     "snapshots": SNAPSHOTS,
     "runs": RUNS,

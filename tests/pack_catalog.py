@@ -7,32 +7,20 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from catalog import duck
 from catalog.jobs import open_job
 from catalog.lake import Catalog
 from catalog.policies import Condition, Policy
 from catalog.policy_commit import commit_policy
 from catalog.schema import (
+    CANDIDATES,
     DUPLICATES,
     FILE_SHIFT,
     PAIRS,
     SCORES,
     TASKS,
     TEXT_IDS,
-    create_table_sql,
 )
 
-# The miner's table, as its writer defines it.
-CANDIDATES = pa.schema(
-    [
-        pa.field("query_id", pa.int64(), nullable=False),
-        pa.field("run", pa.string(), nullable=False),
-        pa.field("passage_ids", pa.list_(pa.int64()), nullable=False),
-        pa.field("scores", pa.list_(pa.float32()), nullable=False),
-        pa.field("filtered_by", pa.list_(pa.uint8()), nullable=False),
-        pa.field("positive_score", pa.float32()),
-    ]
-)
 KEEP = Policy("keep", (Condition("dropped", "rules", require="source <> 'dropped'"),))
 Row = dict[str, Any]
 
@@ -74,18 +62,12 @@ SCHEMAS = {
 
 
 def write_tables(catalog: Catalog, tables: Tables) -> None:
-    """Add rows to tables in one job, making a table where there is none."""
-
-    def make_tables(connection: duck.Connection) -> None:
-        for table in tables:
-            sql = create_table_sql(table, SCHEMAS[table])
-            connection.execute(sql.replace("create table", "create table if not exists"))
-
+    """Add rows to tables in one job."""
     with open_job(catalog, "write", {}, {"tables": repr(tables)}) as job:
         with job.output.task("rows", 0) as output:
             for table, rows in tables.items():
                 output.write(table, pa.Table.from_pylist(rows, SCHEMAS[table]))
-        job.commit(make_tables)
+        job.commit()
 
 
 def text_ids(rows: Sequence[Row]) -> list[Row]:

@@ -35,6 +35,14 @@ def test_a_newer_catalog_is_refused_and_not_touched(catalog: Catalog) -> None:
     assert fetch(catalog, VERSION_SQL) == [(SCHEMA_VERSION + 1,)]
 
 
+def test_a_catalog_of_version_1_gets_the_table_of_candidates(catalog: Catalog) -> None:
+    catalog.transact(lambda c: c.execute("drop table candidates"))
+    set_version(catalog, 1)
+    Catalog.open(catalog.location.url)
+    assert fetch(catalog, "select count(*) from candidates") == [(0,)]
+    assert fetch(catalog, VERSION_SQL) == [(SCHEMA_VERSION,)]
+
+
 def test_an_older_catalog_is_brought_up_to_date_once(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

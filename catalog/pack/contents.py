@@ -82,12 +82,9 @@ def find_scores(connection: duck.Connection, settings: PackSettings) -> Scores |
 
 def check_run(connection: duck.Connection, run: str) -> None:
     """Raise where the catalog has no candidates of a mining run."""
-    tables = connection.execute(
-        "select table_name from duckdb_tables() where database_name = ?", [NOW]
-    ).fetchall()
-    if (CANDIDATES,) not in tables:
-        raise PackError("the catalog has no candidates yet; run: lode mine")
     runs = connection.execute(f"select distinct run from {NOW}.{CANDIDATES}").fetchall()
+    if not runs:
+        raise PackError("the catalog has no candidates yet; run: lode mine")
     if (run,) not in runs:
         raise PackError(unknown_name("mining run", run, {name for (name,) in runs}))
 

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from catalog.lake import Catalog, table_names
-from catalog.pack.layout import CANDIDATES, Integers, PackError, Rows
+from catalog.lake import Catalog
+from catalog.pack.layout import Integers, PackError, Rows
 
 T = TypeVar("T")
 SKIPPED: Final = 10
@@ -57,8 +57,6 @@ def lake_window(catalog: Catalog, run: str, query_id: int, i: int, n: int) -> li
     """Read one query's window from the lake: passage ids, best first. For people, not for steps."""
     first, end = window_span(i, n)
     with catalog.reader() as connection:
-        if CANDIDATES not in table_names(connection):
-            raise PackError("the catalog has no candidates yet; run: lode mine")
         found = connection.execute(
             """
             select [p for p, place in passage_ids if filtered_by[place] = 0][?:?]
@@ -67,5 +65,5 @@ def lake_window(catalog: Catalog, run: str, query_id: int, i: int, n: int) -> li
             [first + 1, end, run, query_id],
         ).fetchone()
     if found is None:
-        raise PackError(f"run {run!r} has no candidates of query {query_id}")
+        raise PackError(f"run {run!r} has no candidates of query {query_id}; run: lode mine")
     return list(found[0])

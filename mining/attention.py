@@ -1,0 +1,152 @@
+"""Attention over texts laid end to end, without padding.
+
+A batch is one sequence of all tokens, and each text attends to itself alone. transformers' models
+take the attention by name, and hand on the keyword ``texts`` that says where the texts are. On
+CUDA in half precision it is torch's variable-length flash attention; elsewhere texts of equal
+length, which a sorted batch has in plenty, are computed together.
+
+Shapes: T tokens of all texts, H heads, D width of a head, N texts of one length L.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME: Final = "texts_end_to_end"
+# Architectures whose modelling code hands keywords on to the attention, without position biases,
+# and takes explicit positions. Others are encoded with padding.
+# Architectures whose modelling code hands keywords on to the attention, without position biases,
+ARCHITECTURES: Final = (
+    "bert", "roberta", "xlm-roberta", "camembert", "electra", "qwen2", "qwen3", "llama", "mistral",
+)  # fmt: skip
+
+
+def takes_packed_texts(config: dict[str, Any]) -> bool:
+    """Say whether a model of this configuration can be given texts end to end."""
+    if config.get("model_type") not in ARCHITECTURES:
+        return False
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return False
+    layers = set(config.get("layer_types") or ["full_attention"])
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    return layers == {"full_attention"} and not window
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """Where the texts of a batch are: text i has the tokens ``ends[i - 1]`` to ``ends[i]``."""
+
+    groups: tuple[tuple[int, int, int], ...]  # first token, texts, tokens of each
+    offsets: torch.Tensor  # int32, N + 1
+    longest: int
+
+
+def pack_texts(lengths: npt.NDArray[np.int64], device: torch.device | str = "cpu") -> PackedTexts:
+    """Lay texts of these lengths end to end; neighbours of equal length form a group."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    changes = np.flatnonzero(np.diff(lengths)) + 1
+    firsts = np.concatenate([[0], changes])
+    counts = np.diff(np.concatenate([firsts, [len(lengths)]]))
+    groups = tuple(
+        (int(offsets[first]), int(count), int(lengths[first]))
+        for first, count in zip(firsts, counts, strict=True)
+        if lengths[first]
+    )
+    return PackedTexts(
+        groups, torch.tensor(offsets, dtype=torch.int32, device=device), int(lengths.max())
+    )
+
+
+def register() -> str:
+    """Make the attention known to transformers and return its name there."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+    return NAME
+
+
+def attend(
+    module: torch.nn.Module,
+    query_1HTD: torch.Tensor,
+    key_1HTD: torch.Tensor,
+    value_1HTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    texts: PackedTexts,
+    scaling: float | None = None,
+    **_unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """Let every text attend to itself; returns 1 x T x H x D, as transformers expects."""
+    query_THD, key_THD, value_THD = (
+        x_1HTD[0].transpose(0, 1) for x_1HTD in (query_1HTD, key_1HTD, value_1HTD)
+    )
+    config = getattr(module, "config", None)
+    causal = bool(getattr(module, "is_causal", False)) and bool(getattr(config, "is_causal", True))
+    grouped = query_THD.shape[1] != key_THD.shape[1]
+    if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16):
+        found_THD = _attend_flash(query_THD, key_THD, value_THD, texts, scaling, causal, grouped)
+    else:
+        found_THD = _attend_groups(query_THD, key_THD, value_THD, texts, scaling, causal, grouped)
+    return found_THD.unsqueeze(0), None
+
+
+def _attend_groups(
+    query_THD: torch.Tensor,
+    key_THD: torch.Tensor,
+    value_THD: torch.Tensor,
+    texts: PackedTexts,
+    scaling: float | None,
+    causal: bool,
+    grouped: bool,
+) -> torch.Tensor:
+    """Compute the texts of each length as one batch that needs no mask."""
+    found_THD = torch.empty_like(query_THD)
+    for first, count, length in texts.groups:
+        end = first + count * length
+
+        def by_text(x_THD: torch.Tensor, first: int = first, end: int = end, n: int = count) -> Any:
+            return x_THD[first:end].view(n, -1, *x_THD.shape[1:]).transpose(1, 2)
+
+        found_NHLD = scaled_dot_product_attention(
+            by_text(query_THD),
+            by_text(key_THD),
+            by_text(value_THD),
+            scale=scaling,
+            is_causal=causal,
+            enable_gqa=grouped,
+        )
+        found_THD[first:end] = found_NHLD.transpose(1, 2).flatten(0, 1)
+    return found_THD
+
+
+def _attend_flash(
+    query_THD: torch.Tensor,
+    key_THD: torch.Tensor,
+    value_THD: torch.Tensor,
+    texts: PackedTexts,
+    scaling: float | None,
+    causal: bool,
+    grouped: bool,
+) -> torch.Tensor:
+    """Call torch's variable-length flash attention."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    found = varlen_attn(
+        query_THD.contiguous(),
+        key_THD.contiguous(),
+        value_THD.contiguous(),
+        texts.offsets,
+        texts.offsets,
+        texts.longest,
+        texts.longest,
+        scale=scaling,
+        window_size=(-1, 0) if causal else (-1, -1),
+        enable_gqa=grouped,
+        num_splits=1,  # a text's vector does not depend on the batch that it is in
+    )
+    assert isinstance(found, torch.Tensor)
+    return found

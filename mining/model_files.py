@@ -1,0 +1,83 @@
+"""The files of a model: where they are, what it is called, the digest of what decides a vector."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from catalog.records import checksum, to_json
+
+# The files that decide a vector: weights, tokens, and the settings of both.
+_DECISIVE: Final = (
+    "*.json", "vocab.txt", "merges.txt", "*.model", "*.safetensors", "pytorch_model*.bin", "*.py",
+)  # fmt: skip
+_BOOKKEEPING: Final = {"trainer_state.json", "eval_results.json", "all_results.json"}
+_DIGEST_CHARS: Final = 16
+_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_FOLDER: Final = re.compile(r"models--(?:.+--)?(.+?)$")
+# Weights in formats that are not read here.
+_NOT_READ: Final = (
+    "*.onnx", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.gguf", "imgs/*",
+)  # fmt: skip
+
+
+def find_folder(model: str) -> Path:
+    """Return the folder of a model: a path, or a name that the Hugging Face cache or hub knows."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if model.startswith(".") or not _HUB_NAME.fullmatch(model):
+        raise ValueError(f"there is no model folder at {model}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(model, ignore_patterns=list(_NOT_READ)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"model {model!r} is no folder here, is not in the Hugging Face cache, and could not "
+            f"be fetched ({type(error).__name__}); give the path of its folder, or 'lexical' for "
+            "the built-in encoder"
+        ) from error
+
+
+def digest_files(root: Path, folders: list[Path]) -> str:
+    """Digest every file that decides a vector: a changed weight is another revision."""
+    found = {file for folder in [root, *folders] for file in _decisive_files(folder)}
+    content = [[str(file.relative_to(root)), checksum(file)] for file in sorted(found)]
+    return hashlib.sha256(to_json(content).encode()).hexdigest()[:_DIGEST_CHARS]
+
+
+def _decisive_files(folder: Path) -> Iterator[Path]:
+    files = {file for pattern in _DECISIVE for file in folder.glob(pattern) if file.is_file()}
+    # A pytorch_model.bin beside safetensors is not read.
+    has_safetensors = any(file.suffix == ".safetensors" for file in files)
+    for file in files:
+        if file.name not in _BOOKKEEPING and not (has_safetensors and file.suffix == ".bin"):
+            yield file
+
+
+def short_name(path: Path, model: str) -> str:
+    """Name a model like its folder; a folder of the Hugging Face cache is named by its hash."""
+    if path.parent.name == "snapshots":
+        found = _HUB_FOLDER.search(path.parent.parent.name)
+        if found:
+            return found[1]
+    return path.name if Path(model).is_dir() else model.rsplit("/", 1)[-1]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a settings file; one that is not there sets nothing."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}

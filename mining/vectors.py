@@ -1,0 +1,77 @@
+"""Vectors: rows of numbers in memory or on disk, read block by block."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[Any]  # float16 or float32, rows x width
+
+
+class Vectors:
+    """Row-major parts read as one; a part that is a whole ``np.memmap`` is read, not mapped in.
+
+    Pages of a mapped file count as this process's memory for as long as the kernel likes.
+    """
+
+    def __init__(self, parts: Rows | Sequence[Rows]) -> None:
+        self.parts = [parts] if isinstance(parts, np.ndarray) else list(parts)
+        if not self.parts:
+            raise ValueError("there are no vectors: at least one part is needed, it may be empty")
+        for part in self.parts:
+            if part.ndim != 2 or part.dtype not in (np.float16, np.float32):
+                raise ValueError(
+                    f"vectors are {part.dtype} of shape {part.shape}; they must be float16 or "
+                    "float32, rows x width"
+                )
+        widths = sorted({part.shape[1] for part in self.parts})
+        if len(widths) > 1:
+            raise ValueError(f"parts of different widths: {widths}; they are of different models")
+        self.width = widths[0]
+        self.dtype = np.result_type(*(part.dtype for part in self.parts))
+        self.itemsize = self.dtype.itemsize
+        self.ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, start: int, stop: int) -> Rows:
+        """Return rows ``start`` to ``stop``; they may be views of a part in memory."""
+        found = []
+        first = 0
+        for part, end in zip(self.parts, self.ends, strict=True):
+            low, high = max(start, first), min(stop, int(end))
+            if low < high:
+                found.append(_read_rows(part, low - first, high - first))
+            first = int(end)
+        if not found:
+            return np.empty((0, self.width), self.dtype)
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Return chosen rows, which must ascend."""
+        found = []
+        first = 0
+        for part, end in zip(self.parts, self.ends, strict=True):
+            low, high = np.searchsorted(rows, [first, end])
+            if low < high:
+                found.append(np.asarray(part[rows[low:high] - first]))
+            first = int(end)
+        return np.concatenate([np.empty((0, self.width), self.dtype), *found])
+
+
+def as_vectors(rows: "Vectors | Rows | Sequence[Rows]") -> Vectors:
+    """Wrap an array, or a sequence of shards."""
+    return rows if isinstance(rows, Vectors) else Vectors(rows)
+
+
+def _read_rows(part: Rows, start: int, stop: int) -> Rows:
+    whole_file = isinstance(part, np.memmap) and part.base is getattr(part, "_mmap", None)
+    if not whole_file or not part.flags.c_contiguous or part.filename is None:  # type: ignore[attr-defined]
+        return part[start:stop]
+    width = part.shape[1]
+    offset = part.offset + start * width * part.dtype.itemsize  # type: ignore[attr-defined]
+    count = (stop - start) * width
+    rows = np.fromfile(part.filename, part.dtype, count, offset=offset)  # type: ignore[attr-defined]
+    return rows.reshape(stop - start, width)
