@@ -11,6 +11,7 @@ import typer
 from catalog import commands as catalog_commands
 from catalog.terminal import fail_with_message
 from curation import commands as curation_commands
+from mining import commands as mining_commands
 
 app = typer.Typer(
     name="lode",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 curation_commands.register(app)
 catalog_commands.register(app)
+mining_commands.register(app)
 
 
 def main() -> None:

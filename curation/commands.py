@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def ingest(  # noqa: PLR0913 - the options of a command
+def ingest(
     files: Annotated[list[str] | None, typer.Argument(help="Files, folders or patterns.")] = None,
     catalog: CatalogOption = None,
     recipe: Annotated[str | None, typer.Option(help="Read the recipe's [sources].")] = None,

@@ -7,6 +7,7 @@ time (nDCG@10: CMRC 0.984 against 0.982, DRCD 0.974 / 0.956, QBQTC 0.746 / 0.711
 """
 
 import json
+import logging
 import os
 import re
 import unicodedata
@@ -25,6 +26,9 @@ from catalog.records import sync_file, write_json
 from mining import topk
 from mining.search import NO_PASSAGE, Ids, Scores
 from mining.survivors import Buffers
+
+# It sets itself to DEBUG, and says of every index that it builds one.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 UNITS: Final = ("characters+bigrams", "words")
 # Kana and Han (with extensions A to H and compatibility forms): written without spaces.

@@ -105,6 +105,23 @@ class Mined:
     removed: dict[str, int]
     recall: float | None  # of an approximate search; None: every search was exact
 
+    def summary(self) -> str:
+        """Say what was found, for people."""
+        mined = self.kept + sum(self.removed.values())
+        reasons = ", ".join(
+            f"{name.lower().replace('_', '-')} {count:,}"
+            for name, count in self.removed.items()
+            if count
+        )
+        lines = [
+            f"run {self.run}: {self.queries:,} queries, {self.passages:,} passages",
+            f"kept {self.kept:,} candidates ({self.kept / max(self.queries, 1):.1f} a query)",
+            f"removed by {reasons}" if reasons else "removed none",
+        ]
+        if self.recall is not None:
+            lines.append(f"recall of the index against exact search: {self.recall:.4f}")
+        return "\n".join(lines) if mined else lines[0]
+
 
 def mine(
     catalog: Catalog,
@@ -307,7 +324,6 @@ def _commit(job: Job, found: dict[str, Any]) -> None:
     chosen = found["ann"]
     job.settings["ann"] = None if chosen is None else asdict(chosen)
     job.settings["found"] = {**found, **totals, "ann": None}
-
     job.commit()
 
 

@@ -6,7 +6,7 @@ corpus-id, score), as Parquet, or as BEIR publishes them (JSONL, and ``qrels/tes
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mining.bm25 import Bm25, Bm25Settings
-from mining.encoder import Encoder
+from mining.encoder import Encoder, EncoderSettings
 from mining.search import NO_PASSAGE, Ids, Scores, SearchSettings, search
 
 Searcher = Callable[[Sequence[str], Sequence[str], int], tuple[Ids, Scores]]
 NDCG_DEPTH = 10
 MRR_DEPTH = 10
 RECALL_DEPTHS = (10, 100)
+BM25 = "bm25"  # named like a model
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,21 @@ def evaluate(collection: Collection, find: Searcher) -> dict[str, float]:
     depth = max(NDCG_DEPTH, MRR_DEPTH, *RECALL_DEPTHS)
     rows, _ = find(collection.queries, collection.passages, depth)
     return measure(rows, collection.judgments)
+
+
+def evaluate_folders(
+    folders: Sequence[Path], find: Searcher
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield (collection, metrics) of every folder; all are read before the first is searched."""
+    for collection in [load_collection(folder) for folder in folders]:
+        yield collection.name, evaluate(collection, find)
+
+
+def searcher(settings: EncoderSettings) -> Searcher:
+    """Return the search that a model's name asks for: an encoder's, or bm25."""
+    if settings.model == BM25:
+        return bm25_searcher()
+    return encoder_searcher(Encoder.load(settings))
 
 
 def encoder_searcher(encoder: Encoder, settings: SearchSettings | None = None) -> Searcher:

@@ -25,6 +25,8 @@ from catalog.pack.layout import (
 )
 from catalog.pack.mapped import MappedFile
 from catalog.pack.parts import Parts
+from catalog.pack.vectors import COLUMN as VECTORS_COLUMN
+from catalog.pack.vectors import VectorSource, vectors_part
 from catalog.snapshots import Snapshot
 
 # Called with (stage, rows done so far in it). Library code shows nothing itself.
@@ -71,6 +73,7 @@ class Assembly:
     settings: PackSettings
     parts: Parts
     tally: Tally
+    vectors: VectorSource | None = None
 
     def run(self, catalog: Catalog, key: str) -> Manifest:
         """Write all parts and return the manifest."""
@@ -81,6 +84,7 @@ class Assembly:
             self._write_texts(connection, gathered)
             self._write_numbers(connection, gathered)
             self._write_candidates(connection, gathered)
+            self._write_vectors(connection, gathered)
         return self._manifest(key, gathered)
 
     def _gather(self, connection: duck.Connection) -> _Gathered:
@@ -117,6 +121,7 @@ class Assembly:
                 lists=gathered.lists,
                 width=gathered.width,
                 scored=pairs.count_scored(self.parts.folder) if gathered.scores else 0,
+                vector_width=self.vectors.width if self.vectors else 0,
             ),
             tasks={task: [ends[n], ends[n + 1]] for n, task in enumerate(gathered.tasks)},
             sources=gathered.sources,
@@ -205,3 +210,17 @@ class Assembly:
                     passage.write(block[0])
                     score.write(block[1])
                     self.tally.add("candidate lists", len(block[0]))
+
+    def _write_vectors(self, connection: duck.Connection, gathered: _Gathered) -> None:
+        if self.vectors is None:
+            return
+        for side, ids in gathered.ids.items():
+            for shard, rows in enumerate(shard_ranges(len(ids), self.settings.texts_per_shard)):
+                part = shard_part(vectors_part(side), shard)
+                if self.parts.is_done(part):
+                    continue
+                with self.parts.write(part, (VECTORS_COLUMN,)) as (file,):
+                    wanted = ids[rows.start : rows.stop]
+                    for keys in contents.named_keys(connection, side, wanted):
+                        file.write(self.vectors.lookup(side, keys))
+                        self.tally.add(f"{side} vectors", len(keys))

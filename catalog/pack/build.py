@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from catalog.lake import Catalog
@@ -28,6 +29,7 @@ from catalog.pack.layout import (
 )
 from catalog.pack.parts import RECORDS, Parts, record_sound_parts
 from catalog.pack.read import Pack
+from catalog.pack.vectors import VectorSource
 from catalog.pack.verification import find_damage, trust_as_written
 from catalog.records import sync_folder, writing
 from catalog.snapshots import Snapshot
@@ -41,12 +43,14 @@ def build_pack(
     folder: Path | str,
     settings: PackSettings | None = None,
     progress: Progress | None = None,
+    vectors: VectorSource | None = None,
 ) -> Pack:
     """Build the pack of a snapshot, or open the one that the folder has already.
 
     A damaged pack is repaired; one of another snapshot or with other settings is refused.
     """
     folder, settings = Path(folder).resolve(), settings or PackSettings()
+    settings = replace(settings, vectors=vectors.key if vectors else None)
     key = pack_key(snapshot, settings)
     with writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,7 @@ def build_pack(
             if other != aside:
                 shutil.rmtree(other)
         parts = Parts(aside)
-        manifest = Assembly(snapshot, settings, parts, Tally(progress)).run(catalog, key)
+        manifest = Assembly(snapshot, settings, parts, Tally(progress), vectors).run(catalog, key)
         _publish(parts, folder, manifest)
     return Pack(folder, manifest)
 

@@ -199,11 +199,21 @@ def gather_late(connection: duck.Connection, ids: Ids) -> None:
 
 def named_texts(connection: duck.Connection, side: str, ids: Ids) -> Iterator[pa.Array]:
     """Stream the texts of ids, which are ascending, as large_string arrays in their order."""
+    return _named(connection, side, COLUMN_OF[side], ids)
+
+
+def named_keys(connection: duck.Connection, side: str, ids: Ids) -> Iterator[pa.Array]:
+    """Stream the 128-bit keys of the texts of ids in their order."""
+    connection.execute("set arrow_lossless_conversion = true")
+    return _named(connection, side, f"{COLUMN_OF[side]}_key", ids)
+
+
+def _named(connection: duck.Connection, side: str, column: str, ids: Ids) -> Iterator[pa.Array]:
     for first in range(0, len(ids), RANGE_TEXTS):
         wanted = ids[first : first + RANGE_TEXTS]
         found = 0
         with registered(connection, "wanted", wanted):
-            for batch in stream(connection, _texts_sql(side, wanted)):
+            for batch in stream(connection, _named_sql(side, column, wanted)):
                 these = batch.column(0).to_numpy()
                 if not np.array_equal(these, wanted[found : found + len(these)]):
                     raise PackError(_lost_text(side, wanted[found : found + len(these)], these))
@@ -213,8 +223,7 @@ def named_texts(connection: duck.Connection, side: str, ids: Ids) -> Iterator[pa
             raise PackError(_lost_text(side, wanted[found:], np.empty(0, np.int64)))
 
 
-def _texts_sql(side: str, wanted: Ids) -> str:
-    column = COLUMN_OF[side]
+def _named_sql(side: str, column: str, wanted: Ids) -> str:
     between = f"p.pair_id between {int(wanted[0])} and {int(wanted[-1])}"
     late = ""
     if side == "passage":
@@ -224,7 +233,7 @@ def _texts_sql(side: str, wanted: Ids) -> str:
             f"semi join wanted w on p.pair_id = w.id where {between}"
         )
     return (
-        f"select p.pair_id, p.{column} as text from lake.pairs p "
+        f"select p.pair_id, p.{column} from lake.pairs p "
         f"semi join wanted w on p.pair_id = w.id where {between} {late} order by 1"
     )
 

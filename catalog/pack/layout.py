@@ -24,6 +24,8 @@ passages, pairs, candidate lists and given negatives; ``w`` is the longest list 
     lists.positive_score    float16 [c]     of the list's positive, as the miner stored it
     candidates-00000.passage uint32 [n, w]  rows in rank order, NONE after the last
     candidates-00000.score  float16 [n, w]  NaN after the last
+    query-vectors-00000.float16     [n, d]  teacher embeddings, where they were asked for
+    passage-vectors-00000.float16   [n, d]  of the passages with an id only
 """
 
 import hashlib
@@ -85,12 +87,14 @@ class PackSettings:
     """What a pack of a snapshot holds and how it is laid out.
 
     ``scores_revision`` is needed only where the catalog has scores of several revisions of the
-    model. ``memory_mb`` bounds the database of the build; it decides nothing of the result.
+    model. ``vectors`` is the key of the embeddings that ``build_pack`` is given. ``memory_mb``
+    bounds the database of the build; it decides nothing of the result.
     """
 
     candidates_run: str | None = None
     scores_model: str | None = None
     scores_revision: str | None = None
+    vectors: str | None = None
     compression: str | None = None
     texts_per_shard: int = 8_000_000  # 3 GB of 380-character texts; a node maps hundreds of files
     lists_per_shard: int = 2_000_000  # 2.4 GB at 200 candidates
@@ -122,6 +126,7 @@ class Counts:
     lists: int
     width: int
     scored: int  # pairs with a teacher score
+    vector_width: int = 0  # of teacher embeddings; 0: the pack has none
 
 
 @dataclass(frozen=True)

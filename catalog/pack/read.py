@@ -26,6 +26,7 @@ from catalog.pack.mapped import MappedFile
 from catalog.pack.negatives import NegativeLists
 from catalog.pack.pairs import CLUSTERS, Pairs, open_pairs
 from catalog.pack.texts import TextStore
+from catalog.pack.vectors import VectorRows
 from catalog.pack.verification import find_damage
 from catalog.pack.windows import Window
 
@@ -41,6 +42,7 @@ class Pack:
         self._ids: dict[str, Ids] = {
             side: MappedFile(folder / f"{side}.ids").array(np.int64) for side in SIDES
         }
+        self._vectors = {side: VectorRows(folder, manifest, side) for side in SIDES}
         self._texts = {side: TextStore.open(folder, manifest, side) for side in SIDES}
         self._pairs = open_pairs(folder, manifest)
         self._negatives = NegativeLists(folder, manifest)
@@ -82,6 +84,10 @@ class Pack:
         Texts with one normal form share a row: the text is as its smallest pair id has it.
         """
         return self._texts[_side(side)].read(rows)
+
+    def vectors(self, side: str, rows: Integers) -> Halves:
+        """Read the teacher embeddings of rows [b, width]; NaN for given negatives without an id."""
+        return self._vectors[_side(side)].read(checked_rows(rows, self.num_texts(side), side))
 
     def num_texts(self, side: str) -> int:
         """Count the texts of a side."""

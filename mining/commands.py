@@ -1,0 +1,284 @@
+"""Commands of mining: embed, score, mine, pack, and evaluate retrieval."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from catalog.executors import ExecutorSettings
+from catalog.snapshots import load_snapshot
+from catalog.terminal import Bars, CatalogOption, open_catalog, say
+from mining.encoder import LEXICAL, SIDES, EncoderSettings, Side
+
+DEFAULT_WORKERS = ExecutorSettings().workers
+SnapshotArgument = Annotated[str, typer.Argument(help="Snapshot whose kept rows are used.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="Folder, Hugging Face name, or lexical (built in, no weights)."
+    ),
+]
+NameOption = Annotated[
+    str | None, typer.Option(help="What the catalog calls the model (default: like its folder).")
+]
+InstructionOption = Annotated[
+    str | None, typer.Option(help="Put before every query (default: as the model was published).")
+]
+PassageInstructionOption = Annotated[str | None, typer.Option(help="Put before every passage.")]
+PoolingOption = Annotated[
+    str | None, typer.Option(help="For a folder that names none: cls, mean, lasttoken, …")
+]
+MaxTokensOption = Annotated[int | None, typer.Option(help="Cut texts here.")]
+DtypeOption = Annotated[str, typer.Option(help="fastest, float32, bfloat16 or float16.")]
+DeviceOption = Annotated[str, typer.Option(help="fastest, cpu, cuda or cuda:N.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that the model folder brings along.")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes at a time.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add mining's commands to the command line."""
+    for command in (embed, score, mine, pack, evaluate):
+        app.command()(command)
+
+
+def embed(
+    snapshot: SnapshotArgument,
+    model: ModelOption = LEXICAL,
+    side: Annotated[str | None, typer.Option(help="query or passage (default: both).")] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option(help="Put before every text of the side; of queries where no side is given."),
+    ] = None,
+    passage_instruction: PassageInstructionOption = None,
+    name: NameOption = None,
+    pooling: PoolingOption = None,
+    max_tokens: MaxTokensOption = None,
+    dtype: DtypeOption = "fastest",
+    device: DeviceOption = "fastest",
+    trust_remote_code: TrustOption = False,
+    workers: WorkersOption = DEFAULT_WORKERS,
+    catalog: CatalogOption = None,
+) -> None:
+    """Give every text of a snapshot a vector; a text that has one is not encoded again."""
+    from mining.embed import embed as run
+
+    if side == "passage" and instruction is not None:
+        passage_instruction, instruction = instruction, None
+    encoder = EncoderSettings(
+        model, name, device, dtype, pooling=pooling, max_tokens=max_tokens,
+        query_instruction=instruction, passage_instruction=passage_instruction,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    found = open_catalog(catalog)
+    chosen = load_snapshot(found, snapshot)
+    for one in SIDES if side is None else (cast(Side, side),):
+        with Bars({}) as bars:
+            done = run(found, chosen, encoder, one, ExecutorSettings(workers), bars)
+        rebuilt = f", {done.rebuilt_shards} damaged shards made again" * bool(done.rebuilt_shards)
+        spec = done.store.spec
+        say(
+            f"{one}: {done.texts:,} texts embedded by {spec.model} ({spec.width} wide, revision "
+            f"{spec.revision}){rebuilt}"
+        )
+
+
+def score(
+    snapshot: SnapshotArgument,
+    model: ModelOption = LEXICAL,
+    replace: Annotated[
+        bool, typer.Option(help="Drop the model's scores of another revision.")
+    ] = False,
+    instruction: InstructionOption = None,
+    passage_instruction: PassageInstructionOption = None,
+    name: NameOption = None,
+    pooling: PoolingOption = None,
+    max_tokens: MaxTokensOption = None,
+    dtype: DtypeOption = "fastest",
+    device: DeviceOption = "fastest",
+    trust_remote_code: TrustOption = False,
+    workers: WorkersOption = DEFAULT_WORKERS,
+    catalog: CatalogOption = None,
+) -> None:
+    """Store the cosine of query and positive; a policy then asks for score('MODEL') >= 0.4."""
+    from mining.score import score as run
+
+    encoder = EncoderSettings(
+        model, name, device, dtype, pooling=pooling, max_tokens=max_tokens,
+        query_instruction=instruction, passage_instruction=passage_instruction,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    found = open_catalog(catalog)
+    with Bars({}) as bars:
+        done = run(
+            found, load_snapshot(found, snapshot), encoder, ExecutorSettings(workers), bars,
+            replace=replace,
+        )  # fmt: skip
+    say(
+        f"{done.pairs:,} pairs scored by {done.model} (revision {done.revision}), "
+        f"{done.texts:,} texts embedded for it"
+    )
+    say(f"use it: score('{done.model}') >= 0.4 in a policy's condition")
+
+
+def mine(
+    snapshot: SnapshotArgument,
+    model: ModelOption = LEXICAL,
+    depth: Annotated[int, typer.Option(help="Ranked passages a query, removed ones too.")] = 200,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="exact, ivf, ivf-sq8, ivf-pq, hnsw or bm25; several are fused by reciprocal rank "
+            "(default: exact)."
+        ),
+    ] = None,
+    relative_margin: Annotated[
+        float, typer.Option(help="Keep below this share of the positive's score.")
+    ] = 0.95,
+    margin: Annotated[bool, typer.Option(help="Use the relative margin at all.")] = True,
+    absolute_margin: Annotated[
+        float | None, typer.Option(help="Keep below the positive's score less this.")
+    ] = None,
+    max_score: Annotated[float | None, typer.Option(help="Keep at most this score.")] = None,
+    reranker: Annotated[
+        str | None, typer.Option(help="Cross-encoder that removes what it calls relevant.")
+    ] = None,
+    reranker_min_score: Annotated[
+        float, typer.Option(help="From this score on the cross-encoder calls it relevant.")
+    ] = 0.5,
+    reranker_ranks: Annotated[
+        int, typer.Option(help="Kept candidates that the cross-encoder reads.")
+    ] = 50,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Tasks whose pairs are mined (default: retrieval).")
+    ] = None,
+    instruction: InstructionOption = None,
+    passage_instruction: PassageInstructionOption = None,
+    name: NameOption = None,
+    pooling: PoolingOption = None,
+    max_tokens: MaxTokensOption = None,
+    dtype: DtypeOption = "fastest",
+    device: DeviceOption = "fastest",
+    trust_remote_code: TrustOption = False,
+    memory_mb: Annotated[int, typer.Option(help="Memory of the search's buffers.")] = 1024,
+    workers: WorkersOption = DEFAULT_WORKERS,
+    catalog: CatalogOption = None,
+) -> None:
+    """Rank passages for every query and keep hard negatives; removed ones keep their reasons."""
+    from mining.candidates import FilterSettings
+    from mining.embed import embed as embed_side
+    from mining.mine import MineSettings
+    from mining.mine import mine as run
+    from mining.relevance import RelevanceSettings
+    from mining.search import SearchSettings
+
+    encoder = EncoderSettings(
+        model, name, device, dtype, pooling=pooling, max_tokens=max_tokens,
+        query_instruction=instruction, passage_instruction=passage_instruction,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    relevance = None
+    if reranker is not None:
+        relevance = RelevanceSettings(reranker, reranker_min_score, reranker_ranks)
+    settings = MineSettings(
+        depth,
+        tuple(search or ("exact",)),
+        tuple(task or ("retrieval",)),
+        FilterSettings(relative_margin if margin else None, absolute_margin, max_score),
+        relevance=relevance,
+        search=SearchSettings(memory_mb=memory_mb),
+    )
+    found = open_catalog(catalog)
+    chosen = load_snapshot(found, snapshot)
+    with Bars({}) as bars:
+        for side in SIDES:
+            embed_side(found, chosen, encoder, side, ExecutorSettings(workers), bars)
+        mined = run(found, chosen, settings, encoder, progress=bars)
+    say(mined.summary())
+
+
+def pack(
+    snapshot: Annotated[str, typer.Argument(help="Snapshot to lay out.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make, on the trainer's own disk.")],
+    run: Annotated[
+        str | None, typer.Option(help="Mining run (default: the snapshot's newest).")
+    ] = None,
+    candidates: Annotated[bool, typer.Option(help="Take candidates along at all.")] = True,
+    scores: Annotated[
+        str | None, typer.Option("--scores", help="Take this model's teacher scores along.")
+    ] = None,
+    vectors: Annotated[
+        str | None, typer.Option(help="Take this model's embeddings along (see lode embed).")
+    ] = None,
+    instruction: InstructionOption = None,
+    passage_instruction: PassageInstructionOption = None,
+    name: NameOption = None,
+    pooling: PoolingOption = None,
+    max_tokens: MaxTokensOption = None,
+    dtype: DtypeOption = "fastest",
+    compression: Annotated[
+        str | None, typer.Option(help="zstd: texts at half the size, read at the same speed.")
+    ] = None,
+    memory_mb: Annotated[int, typer.Option(help="Memory of the build's database.")] = 2000,
+    catalog: CatalogOption = None,
+) -> None:
+    """Lay a snapshot out for trainers: memory-mapped, built once, repaired where it is damaged."""
+    from catalog.mining_runs import choose_run
+    from catalog.pack import PackSettings, build_pack
+    from mining.pack_vectors import StoredVectors
+
+    found = open_catalog(catalog)
+    chosen = load_snapshot(found, snapshot)
+    with found.reader() as connection:
+        mined = choose_run(connection, chosen, run) if candidates else None
+    run_id = mined.run_id if mined else None
+    settings = PackSettings(run_id, scores, compression=compression, memory_mb=memory_mb)
+    source = None
+    if vectors is not None:
+        encoder = EncoderSettings(
+            vectors, name, dtype=dtype, pooling=pooling, max_tokens=max_tokens,
+            query_instruction=instruction, passage_instruction=passage_instruction,
+        )  # fmt: skip
+        source = StoredVectors(found, encoder)
+    with Bars({}) as bars:
+        made = build_pack(found, chosen, folder, settings, bars, source)
+    counts = made.manifest.counts
+    say(
+        f"pack {made.folder}: {counts.pairs:,} pairs, {counts.queries:,} queries, "
+        f"{counts.passages:,} passages, {counts.lists:,} candidate lists"
+    )
+    say(f"candidates of {run_id}" if run_id else "without candidates; lode mine makes them")
+
+
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(help="retrieval.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders with corpus, queries and qrels, as BEIR has them.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Folder, Hugging Face name, lexical or bm25.")
+    ] = LEXICAL,
+    instruction: InstructionOption = None,
+    passage_instruction: PassageInstructionOption = None,
+    pooling: PoolingOption = None,
+    max_tokens: MaxTokensOption = None,
+    dtype: DtypeOption = "fastest",
+    device: DeviceOption = "fastest",
+) -> None:
+    """Search judged collections: nDCG@10, recall@10, recall@100 and MRR@10."""
+    from catalog.expressions import unknown_name
+    from mining.retrieval_eval import evaluate_folders, searcher
+
+    if benchmark != "retrieval":
+        raise ValueError(unknown_name("benchmark", benchmark, ["retrieval"]))
+    encoder = EncoderSettings(
+        model, device=device, dtype=dtype, pooling=pooling, max_tokens=max_tokens,
+        query_instruction=instruction, passage_instruction=passage_instruction,
+    )  # fmt: skip
+    header = False
+    for name, metrics in evaluate_folders(folders, searcher(encoder)):
+        if not header:
+            say(f"{'collection':<24}" + "".join(f"{metric:>12}" for metric in metrics))
+            header = True
+        say(f"{name:<24}" + "".join(f"{value:>12.4f}" for value in metrics.values()))
