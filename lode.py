@@ -5,11 +5,14 @@ A command is a few lines: it reads its arguments, calls one function of the libr
 
 import logging
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from catalog import commands as catalog_commands
-from catalog.terminal import fail_with_message
+from catalog.executors import ExecutorSettings
+from catalog.terminal import fail_with_message, say
 from curation import commands as curation_commands
 from mining import commands as mining_commands
 
@@ -24,6 +27,29 @@ app = typer.Typer(
 curation_commands.register(app)
 catalog_commands.register(app)
 mining_commands.register(app)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(help="Where to make corpus, catalog, pack and report.")
+    ] = Path("demo"),
+    rows: Annotated[int, typer.Option(help="Pairs to generate.")] = 20_000,
+    workers: curation_commands.WorkersOption = curation_commands.DEFAULT_WORKERS,
+) -> None:
+    """Generate a corpus with planted defects, curate and mine it, and say what was found."""
+    from catalog.report import write_report
+    from curation.demonstrate import demonstrate as curate_demo
+    from mining.demonstrate import demonstrate as mine_demo
+
+    executor = ExecutorSettings(workers)
+    catalog, snapshot = curate_demo(folder, rows, executor, say)
+    say()
+    mine_demo(catalog, snapshot, folder / "pack", executor, say)
+    write_report(catalog, snapshot.name, folder / "funnel.html")
+    say(f"\nreport: {folder / 'funnel.html'}")
+    at = f"--catalog {folder / 'corpus'}"
+    say(f'next: lode sql "select * from rejections order by pairs desc" {at}')
 
 
 def main() -> None:

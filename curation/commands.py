@@ -1,6 +1,5 @@
-"""Commands of curation: ingest, curate, signals, recipes, and the demo."""
+"""Commands of curation: ingest, curate, signals and recipes."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes a
 
 def register(app: typer.Typer) -> None:
     """Add curation's commands to the command line."""
-    for command in (ingest, curate, signals, recipes, demo):
+    for command in (ingest, curate, signals, recipes):
         app.command()(command)
 
 
@@ -94,16 +93,3 @@ def recipes() -> None:
     for name, path in shipped_recipes().items():
         recipe = load_recipe(path)
         say(f"{name:<14} {len(recipe.policy.conditions)} conditions  {recipe.title}")
-
-
-def demo(
-    folder: Annotated[
-        Path, typer.Argument(help="Where to make corpus, catalog and report.")
-    ] = Path("demo"),
-    rows: Annotated[int, typer.Option(help="Pairs to generate.")] = 20_000,
-    workers: WorkersOption = DEFAULT_WORKERS,
-) -> None:
-    """Generate a corpus with planted defects, curate it, and say what was found."""
-    from curation.demonstrate import demonstrate
-
-    demonstrate(folder, rows, ExecutorSettings(workers), say)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from catalog.executors import ExecutorSettings
 from catalog.lake import Catalog
-from catalog.report import funnel_text, gather_stages, write_report
-from catalog.snapshots import create_snapshot, load_snapshot, snapshot_reader
+from catalog.report import funnel_text, gather_stages
+from catalog.snapshots import Snapshot, create_snapshot, load_snapshot, snapshot_reader
 from curation.curate import curate
 from curation.demo.corpus import QUARANTINED, DemoCorpus, generate
 from curation.ingest import find_sources, ingest_files
@@ -19,8 +19,8 @@ RECIPE = "conan-v1"
 
 def demonstrate(
     folder: Path, rows: int, executor: ExecutorSettings, say: Callable[[str], None]
-) -> None:
-    """Generate, ingest, curate, snapshot and report; say what was planted and what was found."""
+) -> tuple[Catalog, Snapshot]:
+    """Generate, ingest, curate and snapshot; say what was planted and what was found."""
     corpus = generate(folder / "raw", rows)
     files = len(corpus.files)
     say(f"generated {corpus.rows:,} rows in {files} files, {corpus.clean:,} of them clean")
@@ -33,12 +33,8 @@ def demonstrate(
     snapshot = create_snapshot(catalog, SNAPSHOT)
     say("")
     say(found_table(catalog, corpus))
-    page = folder / "funnel.html"
-    write_report(catalog, SNAPSHOT, page)
-    at = f"--catalog {folder / 'corpus'}"
     say(f"\nsnapshot {SNAPSHOT}: {snapshot.kept:,} of {snapshot.pairs:,} pairs, {snapshot.digest}")
-    say(f"report: {page}")
-    say(f'next: lode sql "select * from rejections order by pairs desc" {at}')
+    return catalog, snapshot
 
 
 def demo_recipe(corpus: DemoCorpus) -> Recipe:

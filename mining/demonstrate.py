@@ -1,0 +1,48 @@
+"""The demonstration of mining: a curated snapshot gets vectors, scores, candidates and a pack."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from catalog.executors import ExecutorSettings
+from catalog.lake import Catalog, scalar
+from catalog.pack import PackSettings, build_pack
+from catalog.snapshots import Snapshot
+from mining.embed import embed
+from mining.encoder import SIDES, EncoderSettings
+from mining.mine import MineSettings, mine
+from mining.score import score
+
+DEPTH = 100
+
+
+def demonstrate(
+    catalog: Catalog,
+    snapshot: Snapshot,
+    folder: Path,
+    executor: ExecutorSettings,
+    say: Callable[[str], None],
+) -> None:
+    """Embed with the built-in encoder, score, mine and pack; say what was found."""
+    encoder = EncoderSettings()
+    for side in SIDES:
+        done = embed(catalog, snapshot, encoder, side, executor)
+        say(f"embedded {done.texts:,} {side} texts with {done.store.spec.model}")
+    scored = score(catalog, snapshot, encoder, executor)
+    say(f"scored {scored.pairs:,} pairs with {scored.model}")
+    mined = mine(catalog, snapshot, MineSettings(DEPTH), encoder)
+    say(mined.summary())
+    say(f"the positive is the first of all passages for {first_share(catalog, mined.run):.1%}")
+    pack = build_pack(catalog, snapshot, folder, PackSettings(mined.run, scored.model))
+    counts = pack.manifest.counts
+    say(f"pack {folder}: {counts.passages:,} passages, {counts.lists:,} candidate lists")
+
+
+def first_share(catalog: Catalog, run: str) -> float:
+    """Return for which share of the queries the best-ranked passage is a positive."""
+    with catalog.reader() as connection:
+        found = scalar(
+            connection,
+            "select avg((filtered_by[1] & 1)::int) from candidates where run = ?",
+            [run],
+        )
+    return float(str(found or 0.0))
