@@ -87,9 +87,10 @@ def signals(
 
 
 def recipes() -> None:
-    """List the recipes that come with Lode."""
-    from curation.recipes import load_recipe, shipped_recipes
+    """List the recipes that come with Lode, and what each says."""
+    from catalog.recipe_files import read_recipe, shipped_recipes
 
     for name, path in shipped_recipes().items():
-        recipe = load_recipe(path)
-        say(f"{name:<14} {len(recipe.policy.conditions)} conditions  {recipe.title}")
+        content = read_recipe(path)
+        sections = ", ".join(section for section in content if section != "recipe")
+        say(f"{name:<14} {content.get('recipe', {}).get('title', '')} [{sections}]")

@@ -10,12 +10,13 @@ import pytest
 from catalog.errors import PolicyError
 from catalog.executors import ExecutorSettings
 from catalog.lake import Catalog
+from catalog.recipe_files import RecipeError, shipped_recipes
 from catalog.snapshots import create_snapshot
 from curation.curate import curate
 from curation.demo.corpus import DemoCorpus, generate
 from curation.demonstrate import demo_recipe, demonstrate, found
 from curation.ingest import find_sources, ingest_files
-from curation.recipes import RecipeError, load_recipe, load_sources, shipped_recipes
+from curation.recipes import load_recipe, load_sources
 
 ONE = ExecutorSettings(workers=1)
 
