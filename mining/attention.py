@@ -17,9 +17,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME: Final = "texts_end_to_end"
-# Architectures whose modelling code hands keywords on to the attention, without position biases,
+# Architectures whose modeling code hands keywords on to the attention, without position biases,
 # and takes explicit positions. Others are encoded with padding.
-# Architectures whose modelling code hands keywords on to the attention, without position biases,
 ARCHITECTURES: Final = (
     "bert", "roberta", "xlm-roberta", "camembert", "electra", "qwen2", "qwen3", "llama", "mistral",
 )  # fmt: skip
@@ -46,7 +45,7 @@ class PackedTexts:
 
 
 def pack_texts(lengths: npt.NDArray[np.int64], device: torch.device | str = "cpu") -> PackedTexts:
-    """Lay texts of these lengths end to end; neighbours of equal length form a group."""
+    """Lay texts of these lengths end to end; neighbors of equal length form a group."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     changes = np.flatnonzero(np.diff(lengths)) + 1
     firsts = np.concatenate([[0], changes])

@@ -132,11 +132,12 @@ class EmbeddingStore:
         vectors = np.empty((len(keys), self.spec.width), np.float16)
         order = np.argsort(places, kind="stable")  # by shard and row: the disk is read forwards
         shards = shards_of(places[order])
-        for shard in np.unique(shards):
-            chosen = order[np.searchsorted(shards, shard) : np.searchsorted(shards, shard, "right")]
+        for number in np.unique(shards):
+            first, last = (np.searchsorted(shards, number, side) for side in ("left", "right"))
+            chosen = order[first:last]
             rows = rows_of(places[chosen])
-            self._check_rows(self.shards[shard], rows, keys[chosen])
-            vectors[chosen] = self.vectors(self.shards[shard])[rows]
+            shard = self._check_rows(int(number), rows, keys[chosen])
+            vectors[chosen] = self.vectors(shard)[rows]
         return vectors
 
     def keys(self, shard: Shard) -> Keys:
@@ -182,7 +183,7 @@ class EmbeddingStore:
             return np.empty((3, 0), np.uint64)
         names = "\n".join(shard.name for shard in self.shards)
         path = self.folder / f"index-{xxhash.xxh3_128_hexdigest(names.encode())}.npy"
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, EOFError):
             return open_index(path, len(self))
         build_index(path, [self.keys(shard) for shard in self.shards])
         for old in self.folder.glob("index-*.npy"):
@@ -190,10 +191,12 @@ class EmbeddingStore:
                 old.unlink(missing_ok=True)
         return open_index(path, len(self))
 
-    def _check_rows(self, shard: Shard, rows: Places, keys: Keys) -> None:
-        """Raise where the index names a row of another text: a wrong vector must not get out."""
-        if rows.max(initial=0) < shard.rows and np.array_equal(self.keys(shard)[rows], keys):
-            return
+    def _check_rows(self, number: int, rows: Places, keys: Keys) -> Shard:
+        """Return the shard that holds texts; raise where the index names rows of other texts."""
+        if 0 <= number < len(self.shards):
+            shard = self.shards[number]
+            if rows.max(initial=0) < shard.rows and np.array_equal(self.keys(shard)[rows], keys):
+                return shard
         for path in self.folder.glob("index-*.npy"):
             path.unlink(missing_ok=True)
         raise CatalogError(
@@ -226,7 +229,7 @@ class EmbeddingStore:
     def _map(self, path: Path, shard: Shard, width: int, dtype: type) -> npt.NDArray[Any]:
         try:
             array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise CatalogError(f"{path} cannot be read ({error}); run: lode embed") from error
         if array.shape != (shard.rows, width) or array.dtype != dtype:
             raise CatalogError(

@@ -32,7 +32,6 @@ LEXICAL: Final = "lexical"
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 # Tokens in a batch. CPU: 4,096 to 16,384 are within 7 %, 8,192 is best. CUDA: enough
 # work in each kernel to hide its launch.
-# Tokens in a batch. CPU: 4,096 to 16,384 are within 7 %, 8,192 is best. CUDA: enough
 BATCH_TOKENS: Final = {"cpu": 8_192, "cuda": 65_536}
 
 

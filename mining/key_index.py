@@ -56,7 +56,7 @@ def find(index: Index, keys: Keys) -> Places:
         return places
     upper, lower, stored = index
     asked = np.ascontiguousarray(keys[:, 0])
-    order = np.argsort(asked)  # neighbours in the index are neighbours in memory
+    order = np.argsort(asked)  # neighbors in the index are neighbours in memory
     at = np.empty(len(keys), np.int64)
     at[order] = np.searchsorted(upper, asked[order])
     waiting = np.arange(len(keys))

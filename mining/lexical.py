@@ -30,7 +30,6 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
 # Measured as mean nDCG@10 of four Chinese retrieval sets (cmrc2018, drcd_dev, csl, qbqtc_graded);
 # BM25 over the same unigrams and bigrams gives 0.924, these vectors before projection 0.89.
-# Measured as mean nDCG@10 of four Chinese retrieval sets (cmrc2018, drcd_dev, csl, qbqtc_graded);
 WIDTH: Final = 768
 MIN_WIDTH: Final = 16
 ORDER_WEIGHTS: Final = (1.0, 0.7)
@@ -106,7 +105,7 @@ def _normalize(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArra
     """Return the code points of all texts, NFKC and in lower case, and where each text begins.
 
     NUL ends a text: no rule of Unicode reaches across it, so a text does not depend on its
-    neighbours.
+    neighbors.
     """
     joined = "\0".join(text.replace("\0", " ") for text in texts) + "\0"
     plain = unicodedata.normalize("NFKC", joined).lower()
@@ -153,7 +152,7 @@ def _kernel(function: _Kernel) -> _Kernel:
 
 @_kernel
 def _mix(word: Integer) -> Integer:
-    """Scramble 64 bits (splitmix64's finaliser)."""
+    """Scramble 64 bits (splitmix64's finalizer)."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))

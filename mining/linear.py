@@ -47,7 +47,7 @@ def prepack_linears(model: nn.Module, rows: int) -> None:
 
 
 def _is_gelu_block(module: nn.Module) -> bool:
-    """Recognise the first half of BERT's feed-forward: dense, then the exact GELU."""
+    """Recognize the first half of BERT's feed-forward: dense, then the exact GELU."""
     activation = getattr(module, "intermediate_act_fn", None)
     dense = getattr(module, "dense", None)
     return (

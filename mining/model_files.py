@@ -74,10 +74,13 @@ def short_name(path: Path, model: str) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a settings file; one that is not there sets nothing."""
-    if not path.exists():
-        return {}
+    content = load_json(path) if path.exists() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def load_json(path: Path) -> Any:
+    """Read a file of JSON; raise ValueError with its name where it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}

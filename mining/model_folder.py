@@ -1,33 +1,29 @@
-"""A model's folder as it was published: what it says about tokens, pooling, heads and prompts.
+"""A model's folder as it was published: what it says about tokens, vectors and prompts.
 
-Both layouts of sentence-transformers are read (older releases name classes and pooling settings
-differently), and plain Hugging Face folders, which do not say how token vectors become one. What a
-folder asks for and this encoder does not do is refused, never ignored. No torch is needed here.
+What a folder asks for and this encoder does not do is refused, never ignored. No torch is needed
+here.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from catalog.expressions import unknown_name
 from mining.model_files import digest_files, find_folder, read_json, short_name
+from mining.model_modules import HEADS, Head, check_widths, read_head, read_modules, read_pooling
 
-POOLINGS: Final = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_LEGACY_POOLINGS: Final = {  # in the order in which their vectors are joined
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-HEADS: Final = ("Dense", "LayerNorm", "Normalize")
-MODULES: Final = ("Transformer", "Pooling", "Dropout", *HEADS)
-# Settings of the Transformer module that are honoured, or that change no vector.
+# Settings of the Transformer module that are honored, or that change no vector.
 _TRANSFORMER_SETTINGS: Final = {
     "max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name",
-    "model_args", "model_kwargs", "tokenizer_args", "config_args", "config_kwargs", "unpad_inputs",
+    "unpad_inputs",
+}  # fmt: skip
+# What it hands on to transformers. Only the user decides on trust, and dtype and speed are ours.
+_HANDED_ON: Final = (
+    "model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args",
+    "config_kwargs",
+)  # fmt: skip
+_WITHOUT_EFFECT: Final = {
+    "trust_remote_code", "dtype", "torch_dtype", "attn_implementation", "padding_side", "use_fast",
 }  # fmt: skip
 _TOKENIZERS: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model",
@@ -35,15 +31,6 @@ _TOKENIZERS: Final = (
 )  # fmt: skip
 # Beyond this a tokenizer's own limit only says that it has none.
 _NO_LIMIT_TOKENS: Final = 1 << 20
-
-
-@dataclass(frozen=True)
-class Head:
-    """A module after the pooling, and the folder with its weights."""
-
-    kind: str  # one of HEADS
-    folder: Path
-    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,11 @@ class ModelFolder:
     revision: str
 
     def prompt(self, side: str) -> str:
-        """Return the text that the model puts before a query or a passage."""
+        """Return the text that the model puts before a query or a passage.
+
+        sentence-transformers names an empty ``document`` in every folder that it saves: a
+        ``passage`` beside it is what was published.
+        """
         names = ("query",) if side == "query" else ("document", "passage", "corpus")
         known = [self.prompts[name] for name in names if name in self.prompts]
         if not known:
@@ -82,13 +73,13 @@ def read_model_folder(
     ``pooling`` is for a folder that names none; ``max_tokens`` replaces the published limit.
     """
     path = find_folder(model)
-    modules = _read_modules(path)
+    modules = read_modules(path)
     transformer_path = path / modules[0]["path"]
     config = _read_config(path, transformer_path)
     settings = _read_transformer_settings(path, transformer_path)
-    modes, includes_prompt = _read_pooling(path, modules, pooling)
-    heads = tuple(_read_head(path, module) for module in modules if module["type"] in HEADS)
-    width = _check_widths(path, config, modes, heads)
+    pooled = read_pooling(path, modules, pooling)
+    heads = tuple(read_head(path, module) for module in modules if module["type"] in HEADS)
+    width = check_widths(path, config, pooled, heads)
     general = read_json(path / "config_sentence_transformers.json")
     prompts = {key: value or "" for key, value in (general.get("prompts") or {}).items()}
     default = general.get("default_prompt_name")
@@ -100,38 +91,17 @@ def read_model_folder(
         config=config,
         max_tokens=_limit_tokens(path, transformer_path, config, settings, max_tokens),
         lowers=bool(settings.get("do_lower_case", False)),
-        pooling=modes,
-        includes_prompt=includes_prompt,
+        pooling=pooled.modes,
+        includes_prompt=pooled.includes_prompt,
         heads=heads,
         prompts=prompts,
         default_prompt=prompts[default] if default else "",
         normalizes=general.get("similarity_fn_name") not in ("dot", "dot_score"),
         width=int(general.get("truncate_dim") or width),
-        revision=digest_files(path, [transformer_path, *(head.folder for head in heads)]),
+        revision=digest_files(
+            path, [transformer_path, pooled.folder, *(head.folder for head in heads)]
+        ),
     )
-
-
-def _read_modules(path: Path) -> list[dict[str, Any]]:
-    """Return the modules in order, each with the short name of its class."""
-    if not (path / "modules.json").exists():
-        return [{"type": "Transformer", "path": ""}]
-    modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
-    short = [{"type": m["type"].rsplit(".", 1)[-1], "path": m["path"]} for m in modules]
-    for module, original in zip(short, modules, strict=True):
-        if module["type"] not in MODULES or "sentence_transformers." not in original["type"]:
-            raise ValueError(
-                f"model folder {path} has a module {original['type']}, which this encoder does not "
-                f"know; it knows {', '.join(MODULES)}"
-            )
-        if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
-            raise ValueError(f"model folder {path}: module path {module['path']!r} leads out of it")
-    kinds = [module["type"] for module in short]
-    if kinds[:1] != ["Transformer"] or kinds.count("Transformer") > 1 or kinds[1:2] != ["Pooling"]:
-        raise ValueError(
-            f"model folder {path} has the modules {', '.join(kinds)}; an encoder begins with one "
-            "Transformer and one Pooling"
-        )
-    return short
 
 
 def _read_config(path: Path, transformer_path: Path) -> dict[str, Any]:
@@ -153,8 +123,13 @@ def _read_transformer_settings(path: Path, transformer_path: Path) -> dict[str, 
     files = sorted(transformer_path.glob("sentence_*_config.json"))
     settings = read_json(files[0]) if files else {}
     unknown = sorted(
-        key for key, value in settings.items() if key not in _TRANSFORMER_SETTINGS and value
+        key
+        for key, value in settings.items()
+        if value and key not in _TRANSFORMER_SETTINGS and key not in _HANDED_ON
     )
+    for name in _HANDED_ON:
+        given = settings.get(name) or {}
+        unknown += [f"{name}.{key}" for key in sorted(given) if key not in _WITHOUT_EFFECT]
     if unknown:
         raise ValueError(
             f"{files[0]} sets {', '.join(unknown)}, which this encoder does not know; it knows "
@@ -169,67 +144,6 @@ def _read_transformer_settings(path: Path, transformer_path: Path) -> dict[str, 
             "feature-extraction with last_hidden_state"
         )
     return settings
-
-
-def _read_pooling(
-    path: Path, modules: list[dict[str, Any]], given: str | None
-) -> tuple[tuple[str, ...], bool]:
-    if given is not None and given not in POOLINGS:
-        raise ValueError(unknown_name("pooling", given, POOLINGS))
-    folder = next((m["path"] for m in modules if m["type"] == "Pooling"), "1_Pooling")
-    settings = read_json(path / folder / "config.json")
-    if not settings:
-        if given is None:
-            raise ValueError(
-                f"model folder {path} does not say how token vectors become one (it has no "
-                f"{folder}/config.json); give --pooling: mean for m3e and text2vec, cls for bge; "
-                f"known are {', '.join(POOLINGS)}"
-            )
-        return (given,), True
-    if "pooling_mode" in settings:
-        mode = settings["pooling_mode"]
-        modes = (mode,) if isinstance(mode, str) else tuple(mode)
-    else:
-        modes = tuple(mode for key, mode in _LEGACY_POOLINGS.items() if settings.get(key))
-    modes = modes or ("mean",)
-    for mode in modes:
-        if mode not in POOLINGS:
-            raise ValueError(f"{path / folder}: {unknown_name('pooling', mode, POOLINGS)}")
-    if given is not None and (given,) != modes:
-        raise ValueError(
-            f"model folder {path} was published with pooling {'+'.join(modes)}; --pooling {given} "
-            "would make other vectors: leave it out"
-        )
-    return modes, bool(settings.get("include_prompt", True))
-
-
-def _read_head(path: Path, module: dict[str, Any]) -> Head:
-    folder = path / module["path"]
-    settings = read_json(folder / "config.json")
-    for key in ("module_input_name", "module_output_name"):
-        if settings.get(key) not in (None, "sentence_embedding"):
-            raise ValueError(f"{folder}: {key} is {settings[key]!r}; it must be sentence_embedding")
-    return Head(module["type"], folder, settings)
-
-
-def _check_widths(
-    path: Path, config: dict[str, Any], modes: tuple[str, ...], heads: tuple[Head, ...]
-) -> int:
-    """Follow the width of a vector through the modules; raise where two do not fit together."""
-    hidden = config.get("hidden_size") or config.get("d_model") or config.get("dim")
-    if not isinstance(hidden, int):
-        raise ValueError(f"model folder {path}: config.json names no hidden_size")
-    width = hidden * len(modes)
-    for head in heads:
-        expected = {"Dense": "in_features", "LayerNorm": "dimension"}.get(head.kind)
-        if expected and head.settings.get(expected) != width:
-            raise ValueError(
-                f"{head.folder}: {expected} is {head.settings.get(expected)}, but the vectors that "
-                f"reach it are {width} wide; the folder mixes modules of different models"
-            )
-        if head.kind == "Dense":
-            width = int(head.settings["out_features"])
-    return width
 
 
 def _check_general(

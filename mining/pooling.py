@@ -6,17 +6,15 @@ Definitions are those of sentence-transformers' modules, and compared with them 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from mining.model_folder import Head
+from mining.model_modules import Head
 
 _WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
-# A module class that may be named in a folder's settings: it only computes, it runs no code of
-# its own.
-# A module class that may be named in a folder's settings: it only computes, it runs no code of
 
 
 def pool(
@@ -179,6 +177,14 @@ def _activation(settings: dict[str, Any], folder: Path) -> nn.Module:
     return found()
 
 
+def unsafe_pickle(folder: Path) -> ValueError:
+    """Make the error for pickled weights that would run code of their own."""
+    return ValueError(
+        f"{folder}: the weights are a pickle that is damaged or holds more than tensors, and "
+        "reading it would run its code; convert them to safetensors where you trust their source"
+    )
+
+
 def _load_weights(module: nn.Module, folder: Path, prefix: str = "") -> None:
     """Load safetensors, or a pickle of nothing but tensors."""
     file = next((folder / name for name in _WEIGHTS if (folder / name).exists()), None)
@@ -189,7 +195,10 @@ def _load_weights(module: nn.Module, folder: Path, prefix: str = "") -> None:
 
         weights = load_file(file)
     else:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            raise unsafe_pickle(folder) from error
     plain = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     try:
         module.load_state_dict(plain)

@@ -3,23 +3,25 @@
 Shapes: T tokens of all texts of a batch; N texts; L tokens of the longest text; D width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from mining import attention
 from mining.embeddings import EmbeddingSpec
 from mining.encoder import Encoder, EncoderSettings, Side, Vectors, check_finite, spec_of
 from mining.linear import prepack_linears, supports_prepacked
 from mining.model_folder import ModelFolder, first_position, read_model_folder
-from mining.pooling import load_heads, pool
+from mining.pooling import load_heads, pool, unsafe_pickle
 from mining.token_batches import TokenizedTexts, padded_batches, token_batches
 
-# Texts tokenised and sorted by length at once: the next ones are tokenised while these are encoded.
+# Texts tokenized and sorted by length at once: the next ones are tokenized while these are encoded.
 CHUNK_TEXTS: Final = 8_192
 # Weights that a folder may lack: nothing reads what they compute.
 _UNUSED_WEIGHTS: Final = ("pooler.",)
@@ -178,21 +180,36 @@ def _load_model(
                 trust_remote_code=settings.trust_remote_code,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except UnpicklingError as error:
+            raise unsafe_pickle(folder.transformer_path) from error
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"cannot load the model in {folder.path}: {error}") from error
-    missing = [name for name in loading["missing_keys"] if not name.startswith(_UNUSED_WEIGHTS)]
-    if missing:
-        raise ValueError(
-            f"model folder {folder.path} lacks {len(missing)} weights that its config.json "
-            f"promises (first: {sorted(missing)[0]}); the download or the export is not complete"
-        )
+    _check_weights(folder, loading["missing_keys"], loading["mismatched_keys"])
     model = model.eval().requires_grad_(False).to(device)
     if device.type == "cpu" and settings.dtype == "bfloat16" and supports_prepacked():
         assert settings.batch_tokens is not None
         prepack_linears(model, settings.batch_tokens)
     loaded: torch.nn.Module = model
     return loaded
+
+
+def _check_weights(
+    folder: ModelFolder, missing: Iterable[str], mismatched: Iterable[tuple[str, Any, Any]]
+) -> None:
+    """Raise where a weight would stay random: it is not there, or has another shape."""
+    lost = sorted(name for name in missing if not name.startswith(_UNUSED_WEIGHTS))
+    if lost:
+        raise ValueError(
+            f"model folder {folder.path} lacks {len(lost)} weights that its config.json "
+            f"promises (first: {lost[0]}); the download or the export is not complete"
+        )
+    for name, found, expected in sorted(mismatched, key=lambda weight: weight[0]):
+        raise ValueError(
+            f"model folder {folder.path}: weight {name} has the shape {tuple(found)}, but "
+            f"config.json makes it {tuple(expected)}; they are of different models"
+        )
 
 
 def _load_tokenizer(folder: ModelFolder, trust_remote_code: bool) -> Any:
