@@ -1,5 +1,6 @@
 """Commands of the catalog: look at it, set policies, name snapshots, export, keep it clean."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,7 @@ policy_app = typer.Typer(
     help="Thresholds: show them, try others, commit them.", no_args_is_help=True
 )
 snapshot_app = typer.Typer(help="Names for (lake version, policy).", no_args_is_help=True)
+candidates_app = typer.Typer(help="Mined candidates, query by query.", no_args_is_help=True)
 DAY_S = 24 * 3600
 
 
@@ -38,6 +40,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.add_typer(policy_app, name="policy")
     app.add_typer(snapshot_app, name="snapshot")
+    app.add_typer(candidates_app, name="candidates")
 
 
 def init(
@@ -96,7 +99,7 @@ def report(
     ),
     catalog: CatalogOption = None,
 ) -> None:
-    """Write one HTML page with the funnel, reasons, signals, clusters and sample rows."""
+    """Write one HTML page: funnel, reasons, signals, clusters, mined candidates, sample rows."""
     from catalog.report import write_report
 
     with console.status("measuring"):
@@ -110,20 +113,44 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            "--format", "-f", help="jsonl, parquet, flagembedding, sentence-transformers, hf."
+            "--format",
+            "-f",
+            help="jsonl, parquet, flagembedding, sentence-transformers, beir, hf.",
         ),
     ] = "jsonl",
+    negatives: Annotated[
+        int | None,
+        typer.Option(help="Negatives of a query, mined ones after those that came with it."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Mining run to take them from (default: the newest).")
+    ] = None,
+    ranks: Annotated[
+        str | None, typer.Option(help="Take them from these ranks, from 0, such as 2-200.")
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw them, not the best.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Which draw (default: 0).")] = None,
+    given_negatives: Annotated[bool, typer.Option(help="Keep those that came with pairs.")] = True,
+    score_model: Annotated[
+        str | None, typer.Option(help="Model whose scores the positives get (flagembedding).")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     catalog: CatalogOption = None,
 ) -> None:
-    """Write a snapshot's kept pairs in another tool's format."""
-    from catalog.export import export_pairs
+    """Write a snapshot's kept pairs, and mined negatives, in another tool's format."""
+    from catalog.export import ExportSettings, export_pairs, negative_settings
 
+    chosen_negatives = negative_settings(
+        negatives, run, ranks, sample=sample, seed=seed, keeps_given=given_negatives
+    )
+    settings = ExportSettings(format, chosen_negatives, score_model)
     found = open_catalog(catalog)
     chosen = load_snapshot(found, snapshot)
     with Bars({"export": chosen.kept}) as bars:
-        rows = export_pairs(found, chosen, output, format, overwrite=overwrite, progress=bars)
-    say(f"{rows:,} rows written to {output}")
+        made = export_pairs(found, chosen, output, settings, overwrite=overwrite, progress=bars)
+    say(f"{made.rows:,} rows written to {output}")
+    for line in made.summary():
+        say(f"  {line}")
 
 
 def check(
@@ -293,6 +320,40 @@ def snapshot_diff(
         for row in diff_rows(found, first, second, rows):
             where = f"{row['change']} {row['pair_id']} [{row['source']}]"
             say(f"  {where} {row['why']}: {row['query']!s:.60}")
+
+
+@candidates_app.command("show")
+def candidates_show(
+    query_id: Annotated[int, typer.Argument(help="Query, or any pair that asks it.")],
+    run: Annotated[str | None, typer.Option(help="Mining run (default: the newest).")] = None,
+    limit: Annotated[int, typer.Option(help="Ranks to show; 0: all.")] = 20,
+    catalog: CatalogOption = None,
+) -> None:
+    """Print a query's positives and its ranked passages, kept or removed with the reasons."""
+    from catalog.candidate_table import render_candidates
+    from catalog.candidates import query_candidates
+    from catalog.mining_runs import choose_run
+
+    with open_catalog(catalog).reader() as connection:
+        chosen = choose_run(connection, name=run)
+        found = query_candidates(connection, chosen, query_id)
+    assert chosen is not None, "query_candidates raises where there is no run"
+    width = shutil.get_terminal_size((120, 20)).columns
+    say(render_candidates(found, chosen, width, limit or None))
+
+
+@candidates_app.command("window")
+def candidates_window(
+    snapshot: Annotated[str, typer.Argument(help="Snapshot that was mined.")],
+    query_id: Annotated[int, typer.Argument(help="Query.")],
+    i: Annotated[int, typer.Argument(help="Number of the window, from 1.")],
+    n: Annotated[int, typer.Argument(help="Negatives in a window.")] = 7,
+    catalog: CatalogOption = None,
+) -> None:
+    """Print the passages of a replacement window: kept ones at [(i - 1)n + 10, in + 10)."""
+    chosen = load_snapshot(open_catalog(catalog), snapshot)
+    for passage_id in chosen.candidates.window(query_id, i, n):
+        say(str(passage_id))
 
 
 def _policy_of(path: str) -> Policy:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from catalog import duck
 from catalog.columns import available_columns
@@ -17,6 +18,9 @@ from catalog.policy_store import active_policy, latest_policy, load_policy
 from catalog.records import now, to_json
 from catalog.verdicts import check_policy, masks_sql, verdicts_sql
 from catalog.views import use_policy
+
+if TYPE_CHECKING:
+    from catalog.candidates import SnapshotCandidates
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,16 @@ class Snapshot:
     kept: int
     digest: str
     created_at: datetime
+    catalog: Catalog | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def candidates(self) -> "SnapshotCandidates":
+        """The hard negatives that the newest mining run of these rows has found."""
+        from catalog.candidates import SnapshotCandidates
+
+        if self.catalog is None:
+            raise CatalogError(f"snapshot {self.name!r} was not loaded by load_snapshot")
+        return SnapshotCandidates.of(self.catalog, self)
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ def load_snapshot(catalog: Catalog, name: str) -> Snapshot:
         found = {snapshot.name: snapshot for snapshot in list_snapshots(connection)}
     if name not in found:
         raise CatalogError(unknown_name("snapshot", name, found))
-    return found[name]
+    return replace(found[name], catalog=catalog)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def register() -> str:
     return NAME
 
 
-def attend(
+def attend(  # noqa: PLR0913 - transformers' own signature
     module: torch.nn.Module,
     query_1HTD: torch.Tensor,
     key_1HTD: torch.Tensor,
@@ -77,20 +77,35 @@ def attend(
     *,
     texts: PackedTexts,
     scaling: float | None = None,
+    dropout: float = 0.0,
     **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Let every text attend to itself; returns 1 x T x H x D, as transformers expects."""
+    """Let every text attend to itself; returns 1 x T x H x D, as transformers expects.
+
+    Flash attention over texts of any length has no dropout; the other way has.
+    """
     query_THD, key_THD, value_THD = (
         x_1HTD[0].transpose(0, 1) for x_1HTD in (query_1HTD, key_1HTD, value_1HTD)
     )
     config = getattr(module, "config", None)
     causal = bool(getattr(module, "is_causal", False)) and bool(getattr(config, "is_causal", True))
     grouped = query_THD.shape[1] != key_THD.shape[1]
+    how = _How(scaling, causal, grouped, dropout)
     if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16):
-        found_THD = _attend_flash(query_THD, key_THD, value_THD, texts, scaling, causal, grouped)
+        found_THD = _attend_flash(query_THD, key_THD, value_THD, texts, how)
     else:
-        found_THD = _attend_groups(query_THD, key_THD, value_THD, texts, scaling, causal, grouped)
+        found_THD = _attend_groups(query_THD, key_THD, value_THD, texts, how)
     return found_THD.unsqueeze(0), None
+
+
+@dataclass(frozen=True)
+class _How:
+    """What the model asks of its attention."""
+
+    scaling: float | None
+    causal: bool
+    grouped: bool
+    dropout: float
 
 
 def _attend_groups(
@@ -98,28 +113,30 @@ def _attend_groups(
     key_THD: torch.Tensor,
     value_THD: torch.Tensor,
     texts: PackedTexts,
-    scaling: float | None,
-    causal: bool,
-    grouped: bool,
+    how: _How,
 ) -> torch.Tensor:
     """Compute the texts of each length as one batch that needs no mask."""
-    found_THD = torch.empty_like(query_THD)
-    for first, count, length in texts.groups:
-        end = first + count * length
-
-        def by_text(x_THD: torch.Tensor, first: int = first, end: int = end, n: int = count) -> Any:
-            return x_THD[first:end].view(n, -1, *x_THD.shape[1:]).transpose(1, 2)
-
-        found_NHLD = scaled_dot_product_attention(
-            by_text(query_THD),
-            by_text(key_THD),
-            by_text(value_THD),
-            scale=scaling,
-            is_causal=causal,
-            enable_gqa=grouped,
+    if not texts.groups:
+        return torch.empty_like(query_THD)
+    tokens = [count * length for _, count, length in texts.groups]
+    # Split and joined once: gradients of slices would each fill a tensor of all tokens.
+    sides = (torch.split(x_THD, tokens) for x_THD in (query_THD, key_THD, value_THD))
+    found = []
+    for (_, count, _length), parts in zip(texts.groups, zip(*sides, strict=True), strict=True):
+        query_NHLD, key_NHLD, value_NHLD = (
+            x_THD.view(count, -1, *x_THD.shape[1:]).transpose(1, 2) for x_THD in parts
         )
-        found_THD[first:end] = found_NHLD.transpose(1, 2).flatten(0, 1)
-    return found_THD
+        found_NHLD = scaled_dot_product_attention(
+            query_NHLD,
+            key_NHLD,
+            value_NHLD,
+            dropout_p=how.dropout,
+            scale=how.scaling,
+            is_causal=how.causal,
+            enable_gqa=how.grouped,
+        )
+        found.append(found_NHLD.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found)
 
 
 def _attend_flash(
@@ -127,9 +144,7 @@ def _attend_flash(
     key_THD: torch.Tensor,
     value_THD: torch.Tensor,
     texts: PackedTexts,
-    scaling: float | None,
-    causal: bool,
-    grouped: bool,
+    how: _How,
 ) -> torch.Tensor:
     """Call torch's variable-length flash attention."""
     from torch.nn.attention.varlen import varlen_attn
@@ -142,9 +157,9 @@ def _attend_flash(
         texts.offsets,
         texts.longest,
         texts.longest,
-        scale=scaling,
-        window_size=(-1, 0) if causal else (-1, -1),
-        enable_gqa=grouped,
+        scale=how.scaling,
+        window_size=(-1, 0) if how.causal else (-1, -1),
+        enable_gqa=how.grouped,
         num_splits=1,  # a text's vector does not depend on the batch that it is in
     )
     assert isinstance(found, torch.Tensor)

@@ -5,30 +5,29 @@ new run. Matrices are queries x depth, best first; NO_PASSAGE fills up short lis
 """
 
 from dataclasses import dataclass
-from enum import IntFlag
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from catalog.candidates import Reason, reason_names
 from catalog.schema import CANDIDATES
 from mining.search import NO_PASSAGE, Ids, Scores
 from mining.topk import kernel
 
 Flags = npt.NDArray[np.uint8]
 
-
-class Reason(IntFlag):
-    """Why a passage is no negative; ``filtered_by`` is the sum of all that hold."""
-
-    POSITIVE = 1  # the passage of a pair with this query
-    SAME_TEXT = 2  # the query's own text
-    NEAR_DUPLICATE = 4  # in the near-duplicate cluster of a positive
-    RELATIVE_MARGIN = 8  # too close to the positive's score, by a share of it
-    ABSOLUTE_MARGIN = 16  # too close to the positive's score, by a difference
-    MAX_SCORE = 32  # above the highest score allowed
-    CROSS_ENCODER = 64  # relevant in the judgment of a cross-encoder
+__all__ = [
+    "FilterSettings",
+    "Flags",
+    "Known",
+    "Reason",
+    "candidate_rows",
+    "judge",
+    "lowest_scores",
+    "reason_names",
+]
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,6 @@ def candidate_rows(
         ],
         schema=CANDIDATES,
     )
-
-
-def reason_names(filtered_by: int) -> list[str]:
-    """Spell out a sum of reasons, for people: 5 is ["positive", "near-duplicate"]."""
-    return [str(reason.name).lower().replace("_", "-") for reason in Reason(filtered_by)]
 
 
 def _flag(holds: npt.NDArray[np.bool_], reason: Reason) -> Flags:

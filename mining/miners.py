@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from catalog.draws import draw
 from mining import ann
 from mining.ann import AnnSettings
 from mining.bm25 import Bm25, Bm25Settings
-from mining.draws import draw
 from mining.fusion import reciprocal_rank
 from mining.search import Ids, Scores, SearchSettings, score_rows, search
 from mining.text_file import TextFile

@@ -12,7 +12,7 @@ from catalog.expressions import unknown_name
 from mining.model_files import load_json, read_json
 
 POOLINGS: Final = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_LEGACY_POOLINGS: Final = {  # in the order in which their vectors are joined
+POOLING_KEYS: Final = {  # in the order in which their vectors are joined
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -102,7 +102,7 @@ def _published_modes(settings: dict[str, Any]) -> tuple[str, ...]:
     mode = settings.get("pooling_mode")
     if isinstance(mode, str):
         return (mode,)
-    legacy = [mode for key, mode in _LEGACY_POOLINGS.items() if settings.get(key)]
+    legacy = [mode for key, mode in POOLING_KEYS.items() if settings.get(key)]
     return tuple(mode or legacy) or ("mean",)
 
 

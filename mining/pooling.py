@@ -111,17 +111,19 @@ _POOLERS: Final[dict[str, Callable[[_Spans], torch.Tensor]]] = {
 }
 
 
-def load_heads(heads: Sequence[Head]) -> nn.Module:
+def load_heads(heads: Sequence[Head]) -> nn.Sequential:
     """Build the modules after the pooling with their weights, in float32: they cost nothing."""
     modules = nn.Sequential(*(_BUILDERS[head.kind](head) for head in heads))
-    return modules.requires_grad_(False).train(False)
+    modules.requires_grad_(False).train(False)
+    return modules
 
 
-class _Dense(nn.Module):
+class Dense(nn.Module):
     """A linear map with its activation, and a shortcut where the model has one."""
 
     def __init__(self, settings: dict[str, Any], folder: Path) -> None:
         super().__init__()
+        self.settings = settings
         wide, narrow = settings["in_features"], settings["out_features"]
         self.linear = nn.Linear(wide, narrow, bias=settings.get("bias", True))
         self.activation = _activation(settings, folder)
@@ -146,7 +148,7 @@ class _Normalize(nn.Module):
 
 
 def _build_dense(head: Head) -> nn.Module:
-    dense = _Dense(head.settings, head.folder)
+    dense = Dense(head.settings, head.folder)
     _load_weights(dense, head.folder)
     return dense
 

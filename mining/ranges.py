@@ -5,24 +5,13 @@ row a query, padded with NO_PASSAGE.
 """
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from catalog.pack.windows import SKIPPED, window_firsts
+from catalog.ranges import as_matrix, check_range, preferences
 from mining.candidates import Flags
-from mining.draws import draw
 from mining.search import NO_PASSAGE, Ids
 
-
-def as_matrix(lists: pa.ChunkedArray | pa.Array, filler: int | float) -> npt.NDArray:
-    """Turn a column of lists into a matrix as wide as the longest list."""
-    column = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
-    lengths = np.diff(column.offsets.to_numpy())
-    matrix = np.full((len(column), lengths.max(initial=0)), filler)
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    matrix = matrix.astype(values.dtype)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = values
-    return matrix
+__all__ = ["as_matrix", "kept", "num_windows", "sample_range", "window"]
 
 
 def kept(passage_ids: Ids, filtered_by: Flags) -> Ids:
@@ -67,18 +56,9 @@ def sample_range(
     2-200. A candidate's draw depends on (seed, query, passage) alone: a longer list or another
     query changes nothing. What is drawn stays in order of rank.
     """
-    start, stop = ranks
-    if not 0 <= start < stop or n < 1:
-        raise ValueError(
-            f"ranks {start}-{stop} with n={n}; 0 <= start < stop and n >= 1 are allowed"
-        )
-    passage_ids, filtered_by = passage_ids[:, start:stop], filtered_by[:, start:stop]
-    keeps = (filtered_by == 0) & (passage_ids != NO_PASSAGE)
-    draws = draw(seed, "sample negatives", query_ids[:, None], passage_ids)
-    # Removed ones come last; of equal draws the lower id.
-    order = np.lexsort((passage_ids, draws, ~keeps))
-    place = np.empty_like(order)
-    np.put_along_axis(place, order, np.arange(order.shape[1])[None, :], axis=1)
-    drawn = kept(passage_ids, np.where(keeps & (place < n), 0, 1).astype(np.uint8))
+    check_range(ranks, n)
+    places = preferences(query_ids, passage_ids, filtered_by, ranks, seed)
+    is_drawn = (places >= 0) & (places < n)
+    drawn = kept(passage_ids, np.where(is_drawn, 0, 1).astype(np.uint8))
     missing = n - drawn.shape[1]
     return np.pad(drawn, ((0, 0), (0, missing)), constant_values=NO_PASSAGE)

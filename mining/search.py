@@ -21,7 +21,7 @@ import torch
 
 from mining import survivors, survivors_cuda, topk
 from mining.passages import Passages
-from mining.survivors import TILE_PASSAGES, Listed, Tiles
+from mining.survivors import MAX_TILE_SCORES, TILE_PASSAGES, Listed, Tiles
 from mining.vectors import Rows, Vectors, as_vectors
 
 T = TypeVar("T")
@@ -202,14 +202,16 @@ def _make_plan(queries: Vectors, passages: Vectors, k: int, settings: SearchSett
         raise ValueError(f"memory_mb is {settings.memory_mb}; k={k} needs at least {needed}")
     query_rows = _even_share(len(queries), memory // 2 // query_bytes)
     block_rows = min(max(len(passages), 1), memory // 4 // passage_bytes)
-    # A GPU's tile is as wide as a block, and has a mask beside it.
-    threads, width = (settings.threads, TILE_PASSAGES) if on_cpu else (1, 2 * block_rows)
+    threads = settings.threads if on_cpu else 1
+    # A GPU's scores have a mask beside them.
+    tile_scores = memory // 4 // (product.itemsize * (threads if on_cpu else 2))
     tile_rows = min(
         -(-query_rows // threads),
         MAX_TILE_QUERIES,
-        max(1, memory // 4 // (width * product.itemsize * threads)),
+        max(1, tile_scores // TILE_PASSAGES),
     )
-    return _Plan(query_rows, block_rows, Tiles(tile_rows, capacity, product), settings.device)
+    tiles = Tiles(tile_rows, capacity, product, min(tile_scores, MAX_TILE_SCORES))
+    return _Plan(query_rows, block_rows, tiles, settings.device)
 
 
 def _search_block(

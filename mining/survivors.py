@@ -22,6 +22,8 @@ Ids = npt.NDArray[np.int64]
 # Columns of one product. Large products suit the matrix unit, small results the cache: with AMX,
 # 4096 x 1024 ran at 1.28 TFLOP/s a core, 1024 x 1024 at 0.9, 512 x 1024 at 0.7.
 TILE_PASSAGES = 1024
+# On a GPU torch.nonzero fails at 2**31 elements, and somewhat below (pytorch issues 51871, 80337).
+MAX_TILE_SCORES = 2**30
 _KEY_TYPE = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 _LOWEST = {np.dtype(np.int16): -(2**15), np.dtype(np.int32): -(2**31)}
 
@@ -35,11 +37,15 @@ class Workers(Protocol):
 
 @dataclass(frozen=True)
 class Tiles:
-    """How work is cut: queries per tile, buffer entries per query, and the product's precision."""
+    """How work is cut: queries per tile, buffer entries per query, and the product's precision.
+
+    ``scores`` bounds a tile on a GPU; on a CPU a tile has TILE_PASSAGES columns.
+    """
 
     query_rows: int
     capacity: int
     product: torch.dtype
+    scores: int = MAX_TILE_SCORES
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def select(queries_QD: Floats, corpus: Passages, k: int, tiles: Tiles, device: s
         error = margins(norms, lost, bound, len(centre_D))
         error_Q = torch.from_numpy(error).to(device)
         for here, buffer in zip(places, buffers, strict=True):
-            for columns in _growing(first, len(passages_PD), tiles.capacity):
+            for columns in _growing(first, len(passages_PD), tiles):
                 scores_QP = _multiply(rounded_QD[here], passages_PD[columns])
                 buffer.append(scores_QP, first + columns.start, k, error_Q[here])
     for here, buffer in zip(places, buffers, strict=True):
@@ -186,11 +186,12 @@ def _lower(kth_Q: torch.Tensor, error_Q: torch.Tensor) -> torch.Tensor:
     return (lowest_Q - lowest_Q.abs() * rounding).to(kth_Q.dtype)
 
 
-def _growing(first: int, rows: int, capacity: int) -> Iterator[slice]:
+def _growing(first: int, rows: int, tiles: Tiles) -> Iterator[slice]:
     """Cut a block so that a tile is at most GROWTH times as long as all that came before it."""
     start = 0
+    most = max(1, tiles.scores // tiles.query_rows)
     while start < rows:
-        width = max(capacity, GROWTH * (first + start))
+        width = min(max(tiles.capacity, GROWTH * (first + start)), most)
         yield slice(start, min(start + width, rows))
         start += width
 

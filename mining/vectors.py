@@ -56,7 +56,7 @@ class Vectors:
         for part, end in zip(self.parts, self.ends, strict=True):
             low, high = np.searchsorted(rows, [first, end])
             if low < high:
-                found.append(np.asarray(part[rows[low:high] - first]))
+                found.append(_take_rows(part, rows[low:high] - first))
             first = int(end)
         return np.concatenate([np.empty((0, self.width), self.dtype), *found])
 
@@ -67,11 +67,33 @@ def as_vectors(rows: "Vectors | Rows | Sequence[Rows]") -> Vectors:
 
 
 def _read_rows(part: Rows, start: int, stop: int) -> Rows:
-    whole_file = isinstance(part, np.memmap) and part.base is getattr(part, "_mmap", None)
-    if not whole_file or not part.flags.c_contiguous or part.filename is None:  # type: ignore[attr-defined]
+    if not _is_whole_file(part):
         return part[start:stop]
     width = part.shape[1]
     offset = part.offset + start * width * part.dtype.itemsize  # type: ignore[attr-defined]
     count = (stop - start) * width
     rows = np.fromfile(part.filename, part.dtype, count, offset=offset)  # type: ignore[attr-defined]
     return rows.reshape(stop - start, width)
+
+
+def _take_rows(part: Rows, rows: npt.NDArray[np.int64]) -> Rows:
+    """Pick ascending rows; of a file, each run of neighbors by one read."""
+    if not _is_whole_file(part):
+        return np.asarray(part[rows])
+    taken = np.empty((len(rows), part.shape[1]), part.dtype)
+    row_bytes = part.shape[1] * part.dtype.itemsize
+    cuts = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
+    with open(part.filename, "rb") as stream:  # type: ignore[attr-defined]
+        for low, high in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+            stream.seek(part.offset + int(rows[low]) * row_bytes)  # type: ignore[attr-defined]
+            read = stream.readinto(taken[low:high].data.cast("B"))
+            if read != (high - low) * row_bytes:
+                raise ValueError(
+                    f"{part.filename} ends before row {rows[high - 1]}; write it again"
+                )  # type: ignore[attr-defined]
+    return taken
+
+
+def _is_whole_file(part: Rows) -> bool:
+    whole = isinstance(part, np.memmap) and part.base is getattr(part, "_mmap", None)
+    return bool(whole and part.flags.c_contiguous and part.filename is not None)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog.draws import draw
 from catalog.pack.windows import window as one_window
 from mining.candidates import (
     CANDIDATES,
@@ -16,7 +17,6 @@ from mining.candidates import (
     lowest_scores,
     reason_names,
 )
-from mining.draws import draw
 from mining.ranges import as_matrix, kept, num_windows, sample_range, window
 from mining.search import NO_PASSAGE
 

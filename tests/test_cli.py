@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from catalog import duck
 from catalog.errors import CatalogError, PolicyError, ReadOnlyError
-from catalog.export import export_pairs
 from catalog.lake import Catalog
 from catalog.policies import Condition, Policy
 from catalog.policy_commit import commit_policy
@@ -124,44 +123,6 @@ def test_a_snapshots_name_is_for_ever(snapshots: Catalog) -> None:
         load_snapshot(snapshots, "lon")
     with pytest.raises(PolicyError, match="there is no policy"):
         create_snapshot(snapshots, "other", "nothing")
-
-
-def test_every_export_holds_the_same_pairs(snapshots: Catalog, tmp_path: Path) -> None:
-    snapshot = load_snapshot(snapshots, "long")
-    with run_query(
-        snapshots,
-        "select query, positive from curated where query is not null order by pair_id",
-        at="long",
-    ) as reader:
-        pairs = [(row["query"], row["positive"]) for row in reader.read_all().to_pylist()]
-    made = {}
-    for format in ("jsonl", "parquet", "sentence-transformers", "hf", "flagembedding"):
-        made[format] = export_pairs(snapshots, snapshot, tmp_path / format, format)
-    assert made["jsonl"] == made["parquet"] == made["hf"] == snapshot.kept == len(pairs)
-    rows = [json.loads(line) for line in (tmp_path / "jsonl").read_text().splitlines()]
-    assert [(row["query"], row["positive"]) for row in rows] == pairs
-    triplets = (tmp_path / "sentence-transformers").read_text().splitlines()
-    assert [json.loads(line)["anchor"] for line in triplets] == [query for query, _ in pairs]
-    grouped = (tmp_path / "flagembedding").read_text().splitlines()
-    found = {(row["query"], p) for row in map(json.loads, grouped) for p in row["pos"]}
-    assert {positive for _, positive in found} == {positive for _, positive in pairs}
-    made_of = json.loads((tmp_path / "jsonl.lode.json").read_text())
-    assert made_of["digest"] == snapshot.digest
-    datasets = pytest.importorskip("datasets")
-    assert datasets.load_from_disk(str(tmp_path / "hf"))["query"][:] == [q for q, _ in pairs]
-
-
-def test_an_export_does_not_replace_a_file_unasked(snapshots: Catalog, tmp_path: Path) -> None:
-    snapshot = load_snapshot(snapshots, "long")
-    target = tmp_path / "out.jsonl.zst"
-    target.write_text("mine")
-    with pytest.raises(CatalogError, match="exists"):
-        export_pairs(snapshots, snapshot, target, "jsonl")
-    assert target.read_text() == "mine"
-    assert export_pairs(snapshots, snapshot, target, "jsonl", overwrite=True) == snapshot.kept
-    assert target.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
-    with pytest.raises(ValueError, match="allowed are jsonl"):
-        export_pairs(snapshots, snapshot, tmp_path / "x", "csv")
 
 
 def test_status_tells_tables_snapshots_and_jobs(snapshots: Catalog) -> None:

@@ -46,8 +46,8 @@ class Pack:
         self._texts = {side: TextStore.open(folder, manifest, side) for side in SIDES}
         self._pairs = open_pairs(folder, manifest)
         self._negatives = NegativeLists(folder, manifest)
-        self._has_candidates = manifest.settings["candidates_run"] is not None
-        self._candidates = CandidateLists(folder, manifest) if self._has_candidates else None
+        self.has_candidates = manifest.settings["candidates_run"] is not None
+        self._candidates = CandidateLists(folder, manifest) if self.has_candidates else None
         self.clusters: Rows = MappedFile(folder / f"{CLUSTERS}.first").array(np.uint32)
 
     @classmethod

@@ -2,6 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+from catalog.candidates import CandidateList
+
+POSITIVES: Final = "positives"  # the group of scores that the others are compared with
+QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,17 @@ class Histogram:
     opens_low: bool = False
     opens_high: bool = False
     unmeasured: int = 0
+    is_of_candidates: bool = False  # bars count candidates of a mining run, not pairs
+
+    @property
+    def noun(self) -> str:
+        """Name what is counted."""
+        return "candidate" if self.is_of_candidates else "pair"
+
+    @property
+    def outcome(self) -> str:
+        """Say what those do that do not pass."""
+        return "removed" if self.is_of_candidates else "fail"
 
     @property
     def measured(self) -> int:
@@ -122,6 +139,78 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ScoreGroup:
+    """How the scores of one kind of passage are distributed, in bins from the lowest score."""
+
+    name: str
+    noun: str  # what is counted
+    counts: tuple[int, ...]
+    median: float
+
+    @property
+    def total(self) -> int:
+        """Count all of the group."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True)
+class RankRow:
+    """Candidates at neighboring ranks: quantiles of their scores, and what became of them."""
+
+    first: int
+    last: int
+    quantiles: tuple[float, ...]  # at QUANTILES
+    kept: int
+    removed: int  # for their score
+    known: int  # removed because they are known to answer the query
+
+    @property
+    def candidates(self) -> int:
+        """Count the candidates at these ranks."""
+        return self.kept + self.removed + self.known
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A reason against candidates, and the candidates that it holds for."""
+
+    name: str
+    rule: str
+    candidates: int
+    alone: int
+
+
+@dataclass(frozen=True)
+class MiningData:
+    """What a mining run found; pictures and reasons are of the measured queries."""
+
+    run: str
+    facts: tuple[tuple[str, str], ...]
+    queries: int
+    candidates: int
+    kept: int
+    without_negative: int  # queries of which every candidate was removed
+    measured_queries: int
+    low: float = 0.0
+    high: float = 1.0
+    groups: tuple[ScoreGroup, ...] = ()
+    ranks: tuple[RankRow, ...] = ()
+    removals: tuple[Removal, ...] = ()
+    closeness: Histogram | None = None
+    lists: tuple[CandidateList, ...] = ()
+
+    @property
+    def measured_candidates(self) -> int:
+        """Count the candidates of the measured queries."""
+        return sum(row.candidates for row in self.ranks)
+
+    @property
+    def positive_median(self) -> float | None:
+        """Return the median of the queries' lowest positive scores."""
+        return next((one.median for one in self.groups if one.name == POSITIVES), None)
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything a report shows."""
 
@@ -136,6 +225,7 @@ class ReportData:
     clusters: tuple[ClusterSize, ...] = ()
     samples: tuple[Sample, ...] = ()
     quarantined: tuple[tuple[str, int], ...] = ()  # why rows could not be read
+    mining: MiningData | None = None
 
     @property
     def pairs(self) -> int:

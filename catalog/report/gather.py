@@ -1,8 +1,12 @@
-"""Gathering a report from a catalog: three scans of all pairs, and two for each signal."""
+"""Gathering a report from a catalog: three scans of all pairs, and two for each signal.
+
+What was mined is measured after that, from the lake as it is now.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +18,7 @@ from catalog.policy_store import active_policy
 from catalog.report.counts import Count, combinations_of, reasons_of, sources_of, stages_of
 from catalog.report.data import ClusterSize, ReportData, Stage
 from catalog.report.distributions import gather_histograms
+from catalog.report.mining import gather_mining
 from catalog.report.page import render
 from catalog.report.samples import gather_samples
 from catalog.report.statements import joins_of, statement
@@ -49,7 +54,7 @@ def gather_report(catalog: Catalog, snapshot: str | Policy | None = None) -> Rep
         quarantined = _quarantined(connection, columns)
         reasons = reasons_of(policy, counts)
         all_are_pairs = _all_are_pairs(connection, columns)
-        return ReportData(
+        data = ReportData(
             title=f"Lode report: {facts[0][1]}",
             policy=policy.name,
             facts=facts,
@@ -62,6 +67,8 @@ def gather_report(catalog: Catalog, snapshot: str | Policy | None = None) -> Rep
             samples=gather_samples(connection, policy, columns, reasons),
             quarantined=quarantined,
         )
+    name = snapshot if isinstance(snapshot, str) else None
+    return replace(data, mining=gather_mining(catalog, name, policy))
 
 
 def gather_stages(catalog: Catalog, snapshot: str | Policy | None = None) -> tuple[Stage, ...]:

@@ -5,6 +5,7 @@ from typing import Final
 
 from catalog.report.data import Bar, Histogram
 from catalog.report.numbers import count, plural, share, short, value
+from catalog.report.scales import round_values
 from catalog.report.svg import cut, line, picture, rect, text
 
 WIDTH: Final = 340
@@ -48,9 +49,9 @@ def _draw_bar(histogram: Histogram, bar: Bar, low: float, high: float, top: floa
     room = BOTTOM - TOP
     is_broken = bar.pairs > top
     scale = room / (bar.pairs if is_broken else top)
-    tip = f"{_range(histogram, bar)}: {plural(bar.pairs, 'pair')}"
+    tip = f"{_range(histogram, bar)}: {plural(bar.pairs, histogram.noun)}"
     if bar.failed:
-        tip += f", {count(bar.failed)} fail"
+        tip += f", {count(bar.failed)} {histogram.outcome}"
     # A bar that is not empty can be seen, and its failing part as well.
     failed = max(bar.failed * scale, 1.5) if bar.failed else 0.0
     passed = max(bar.passed * scale, 1.5) if bar.passed else 0.0
@@ -97,11 +98,7 @@ def _round_values(histogram: Histogram, low: float, high: float) -> list[float]:
     if histogram.is_log:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         return [10.0**power for power in powers if low < 10.0**power < high]
-    step = 10.0 ** math.floor(math.log10((high - low) / 2))
-    while (high - low) / step > 6:
-        step *= 2 if (high - low) / step <= 12 else 5
-    first = math.floor(low / step) + 1
-    return [step * at for at in range(first, math.ceil(high / step)) if low < step * at < high]
+    return round_values(low, high)
 
 
 def _threshold(histogram: Histogram, at: float, low: float, high: float) -> str:
@@ -160,5 +157,6 @@ def _draw_categories(histogram: Histogram) -> str:
 def _described(histogram: Histogram) -> str:
     return (
         f"Distribution of {histogram.signal}; condition {histogram.condition}: {histogram.rule}; "
-        f"{count(histogram.failed)} of {count(histogram.measured)} pairs fail"
+        f"{count(histogram.failed)} of {plural(histogram.measured, histogram.noun)} "
+        f"{histogram.outcome}"
     )

@@ -7,10 +7,23 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from catalog.report import clusters, funnel, histograms, numbers, overlaps, svg, titles
+from catalog.report import (
+    clusters,
+    funnel,
+    histograms,
+    numbers,
+    overlaps,
+    rank_curves,
+    score_groups,
+    svg,
+    titles,
+)
 from catalog.report.data import ReportData
 
 FOLDER: Final = Path(__file__).parent
+# Of a query; ten are what the first replacement window skips.
+SHOWN_POSITIVES: Final = 3
+SHOWN_CANDIDATES: Final = 12
 # What a text may hold that would not be seen, or would turn the line round, is shown as a mark.
 INVISIBLE: Final[dict[int, int | str]] = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
@@ -50,17 +63,24 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=numbers.count, value=numbers.value, plural=numbers.plural, visible=visible
-    )
+        count=numbers.count, value=numbers.value, plural=numbers.plural, visible=visible,
+        cut=svg.cut,
+    )  # fmt: skip
     environment.globals.update(
         share=numbers.share,
         titles=titles,
         style=Markup(svg.palette() + svg.PICTURE_STYLE + _read("style.css")),
+        shown_positives=SHOWN_POSITIVES,
+        shown_candidates=SHOWN_CANDIDATES,
+        mining_style=Markup(_read("mining.css")),
         script=Markup(_read("script.js")),
         draw_funnel=_drawing(funnel.draw_funnel),
         draw_overlaps=_drawing(overlaps.draw_overlaps),
         draw_histogram=_drawing(histograms.draw_histogram),
         draw_clusters=_drawing(clusters.draw_clusters),
+        draw_score_groups=_drawing(score_groups.draw_score_groups),
+        draw_rank_scores=_drawing(rank_curves.draw_rank_scores),
+        draw_rank_kept=_drawing(rank_curves.draw_rank_kept),
     )
     return environment.get_template("page.html")
 

@@ -81,6 +81,15 @@ def bucket_values(bucket: int) -> tuple[float, float]:
     return (low, high) if bucket > 0 else (-high, -low)
 
 
+def round_values(low: float, high: float) -> list[float]:
+    """List at most six round values between two others, evenly apart."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    while (high - low) / step > 6:
+        step *= 2 if (high - low) / step <= 12 else 5
+    first = math.floor(low / step) + 1
+    return [step * at for at in range(first, math.ceil(high / step)) if low < step * at < high]
+
+
 def _quantile(buckets: Mapping[int, int], share: float) -> tuple[float, float]:
     """Return the values of the bucket below which this share of the pairs lies."""
     wanted = share * sum(buckets.values())

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from catalog.report.data import Histogram, ReportData
+from catalog.report.data import Histogram, MiningData, ReportData
 from catalog.report.numbers import count, plural, share
 from catalog.report.svg import cut
 
@@ -91,6 +91,38 @@ def clusters(data: ReportData) -> str:
             clustered = plural(total, f"{kind}-duplicate cluster")
             parts.append(f"{clustered}, the largest of {count(largest)}")
     return "; ".join(parts)
+
+
+def mining(data: MiningData) -> str:
+    """Say how many candidates are left, and for how many queries none is."""
+    if not data.candidates:
+        return f"Nothing was found for {_queries(data.queries)}"
+    a_query = f"{data.kept / data.queries:.1f}".removesuffix(".0")
+    kept = f"{count(data.kept)} of {plural(data.candidates, 'candidate')} are kept"
+    return f"{kept}, {a_query} a query"
+
+
+def removals(data: MiningData) -> str:
+    """Say which reason removes the most candidates."""
+    most = max(data.removals, key=lambda one: one.candidates, default=None)
+    if most is None or not most.candidates:
+        return "No candidate was removed"
+    part = share(most.candidates, data.measured_candidates)
+    return f"{most.name} removes the most: {part} of all candidates"
+
+
+def measured(data: MiningData) -> str:
+    """Say which queries pictures and reasons were measured on."""
+    if data.measured_queries == data.queries:
+        return f"Measured on all {_queries(data.queries)}."
+    return (
+        f"Pictures and reasons are measured on {count(data.measured_queries)} of "
+        f"{_queries(data.queries)}, chosen by a hash of their ids; the title counts all."
+    )
+
+
+def _queries(number: int) -> str:
+    return plural(number, "query", "queries")
 
 
 def _of_pairs(data: ReportData) -> str:
