@@ -5,15 +5,22 @@ from typing import Final
 
 from catalog import duck
 from catalog.errors import CatalogTooNewError
-from catalog.schema import CANDIDATES, SCHEMA_VERSION, create_table_sql
+from catalog.schema import SCHEMA_VERSION, TABLES, create_table_sql
 
 
-def _add_candidates(connection: duck.Connection) -> None:
-    connection.execute(create_table_sql("candidates", CANDIDATES))
+def _add_tables(*names: str) -> Callable[[duck.Connection], None]:
+    def add(connection: duck.Connection) -> None:
+        for name in names:
+            connection.execute(create_table_sql(name, TABLES[name]))
+
+    return add
 
 
 # MIGRATIONS[n] brings a catalog from version n to version n + 1.
-MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {1: _add_candidates}
+MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {
+    1: _add_tables("candidates"),
+    2: _add_tables("train_events", "metrics", "evaluations"),
+}
 
 
 def version_of(connection: duck.Connection) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 # A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible and 63
 # bits long.
@@ -200,6 +200,45 @@ RUNS: Final = pa.schema(
     ]
 )
 
+# What training decided, pair by pair (trainer/train_events.py).
+TRAIN_EVENTS: Final = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("pair_id", pa.int64(), nullable=False),  # refreshed: a pair with the query
+        pa.field("query_id", pa.int64(), nullable=False),
+        pa.field("window", pa.int32(), nullable=False),  # after the decision; counted from 1
+        pa.field("rank", pa.int32()),  # place from 0 of what came in first; null: nothing came
+        pa.field("s0", pa.float32()),  # score when the negatives came in; null: not seen
+        pa.field("s", pa.float32()),  # score that decided; null: not seen
+        # replaced, exhausted, too_close, excluded, pair_excluded or refreshed
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+METRICS: Final = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),  # steps done
+        pa.field("metric", pa.string(), nullable=False),  # such as loss/retrieval
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+
+EVALUATIONS: Final = pa.schema(
+    [
+        pa.field("run", pa.string()),  # the training run; null: a model from elsewhere
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("revision", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("is_main", pa.bool_(), nullable=False),  # the metric that stands for the task
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
 # What a job registered, with checksums: DuckLake keeps none.
 TASK_FILES: Final = pa.schema(
     [
@@ -227,6 +266,9 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "duplicates": DUPLICATES,
     "scores": SCORES,
     "candidates": CANDIDATES,
+    "train_events": TRAIN_EVENTS,
+    "metrics": METRICS,
+    "evaluations": EVALUATIONS,
     "policies": POLICIES,
     "snapshots": SNAPSHOTS,
     "runs": RUNS,

@@ -35,11 +35,14 @@ def test_a_newer_catalog_is_refused_and_not_touched(catalog: Catalog) -> None:
     assert fetch(catalog, VERSION_SQL) == [(SCHEMA_VERSION + 1,)]
 
 
-def test_a_catalog_of_version_1_gets_the_table_of_candidates(catalog: Catalog) -> None:
-    catalog.transact(lambda c: c.execute("drop table candidates"))
+def test_a_catalog_of_version_1_gets_the_tables_that_came_later(catalog: Catalog) -> None:
+    later = ("candidates", "train_events", "metrics", "evaluations")
+    for table in later:
+        catalog.transact(lambda c, table=table: c.execute(f"drop table {table}"))
     set_version(catalog, 1)
     Catalog.open(catalog.location.url)
-    assert fetch(catalog, "select count(*) from candidates") == [(0,)]
+    for table in later:
+        assert fetch(catalog, f"select count(*) from {table}") == [(0,)]
     assert fetch(catalog, VERSION_SQL) == [(SCHEMA_VERSION,)]
 
 

@@ -1,0 +1,66 @@
+"""Model cards: what a checkpoint was trained from, so that it can be made again."""
+
+import json
+from typing import TYPE_CHECKING
+
+from catalog.pack import Pack
+from catalog.version import code_version
+from trainer.checkpoints import Progress
+from trainer.settings import ContrastiveTask, TrainSettings
+
+if TYPE_CHECKING:
+    from trainer.run import RunPlace
+
+
+def write_card(
+    place: "RunPlace", settings: TrainSettings, pack: Pack, progress: Progress, steps: int
+) -> str:
+    """Write the card of a checkpoint: base, data with licenses, settings."""
+    snapshot = place.snapshot
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        "---",
+        "",
+        f"# {place.name}",
+        "",
+        f"Trained by Lode ({code_version()}) from `{settings.model.base}`: step {progress.step:,} "
+        f"of {steps:,}, {progress.processes} processes, {settings.precision}.",
+        "",
+        "## Data",
+        "",
+        f"Snapshot `{snapshot.name}`, digest `{snapshot.digest}`, policy `{snapshot.policy.name}` "
+        f"version {snapshot.policy_version}: {snapshot.kept:,} of {snapshot.pairs:,} pairs.",
+        f"Hard negatives: {pack.manifest.settings['candidates_run'] or 'none mined'}"
+        f" (rule {settings.negatives.rule}).",
+        "",
+        "| source | license |",
+        "|---|---|",
+        *_license_lines(place, pack),
+        "",
+        "## Tasks",
+        "",
+        *(_task_line(name, task) for name, task in settings.tasks.items()),
+        "",
+        "## Settings",
+        "",
+        "```json",
+        json.dumps(settings.to_document(), ensure_ascii=False, indent=1, default=str),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _license_lines(place: "RunPlace", pack: Pack) -> list[str]:
+    with place.catalog.reader(place.snapshot.lake_version) as connection:
+        rows = connection.execute("select source, any_value(license) from sources group by 1")
+        known = dict(rows.fetchall())
+    sources = pack.manifest.sources
+    return [f"| {source} | {known.get(source) or 'not stated'} |" for source in sources]
+
+
+def _task_line(name: str, task: object) -> str:
+    kind = "InfoNCE" if isinstance(task, ContrastiveTask) else "CoSENT"
+    batch, weight = getattr(task, "batch", 0), getattr(task, "weight", 1.0)
+    return f"- {name}: {kind}, {batch} pairs an update, weight {weight:g}"

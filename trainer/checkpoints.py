@@ -1,0 +1,133 @@
+"""Checkpoints: a model folder that others load, and beside it all that a run needs to go on.
+
+    <run>/checkpoint-00000500/                a sentence-transformers folder
+                              training/       optimizer, negatives, and where the run is
+    <run>/checkpoint                          link to the newest
+
+One is written aside and renamed when it is whole; a killed run goes on from the newest.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from catalog.errors import CatalogError
+from catalog.records import sync_folder, write_json, writing
+from trainer.engine import Engine, is_first_process
+from trainer.model_export import save_model
+from trainer.negatives import DynamicNegatives, load_negatives, save_negatives
+from trainer.step import Trained
+
+LINK: Final = "checkpoint"
+TRAINING: Final = "training"
+_STATE: Final = "state.json"
+_NEGATIVES: Final = "negatives.bin"
+_LOSSES: Final = "losses.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: steps that are done, and what it must not be resumed without."""
+
+    step: int
+    pack_key: str
+    processes: int
+
+
+def save_checkpoint(
+    run: Path,
+    progress: Progress,
+    trained: Trained,
+    engine: Engine,
+    negatives: DynamicNegatives | None,
+    card: str,
+) -> Path:
+    """Write a checkpoint; every process calls it, and it is there when all return."""
+    path = run / f"{LINK}-{progress.step:08d}"
+    aside = run / f".{path.name}.tmp"
+    saved = negatives.state_dict(progress.step) if negatives is not None else None
+    with writing(run):
+        if is_first_process():
+            shutil.rmtree(aside, ignore_errors=True)
+            save_model(trained.model, aside, card)
+            (aside / TRAINING).mkdir()
+            save_file(trained.losses.state_dict(), aside / TRAINING / _LOSSES)
+        _wait()
+        engine.save(aside / TRAINING)
+        _wait()
+        if is_first_process():
+            if saved is not None:
+                save_negatives(aside / TRAINING / _NEGATIVES, saved)
+            write_json(aside / TRAINING / _STATE, asdict(progress))
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+            _point(run, path)
+        _wait()
+    return path
+
+
+def load_checkpoint(
+    path: Path,
+    trained: Trained,
+    engine: Engine,
+    negatives: DynamicNegatives | None,
+    pack_key: str,
+) -> Progress:
+    """Take up optimizer, temperatures and negatives; the model was loaded from the same folder."""
+    progress = read_progress(path)
+    if progress.pack_key != pack_key:
+        raise CatalogError(
+            f"{path} was trained on the pack {progress.pack_key}, this is {pack_key}: the snapshot "
+            "or the candidates are others; resume with the pack that the run began with"
+        )
+    trained.losses.load_state_dict(load_file(path / TRAINING / _LOSSES))
+    engine.load(path / TRAINING)
+    if negatives is not None:
+        negatives.load_state_dict(load_negatives(path / TRAINING / _NEGATIVES))
+    return progress
+
+
+def read_progress(path: Path) -> Progress:
+    """Return where a checkpoint is."""
+    try:
+        content: dict[str, Any] = json.loads((path / TRAINING / _STATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CatalogError(
+            f"{path} is a model without the state of its training; it can be a base, not resumed"
+        ) from None
+    return Progress(**content)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run."""
+    found = sorted(run.glob(f"{LINK}-*"))
+    return found[-1] if found else None
+
+
+def drop_old_checkpoints(run: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints, and what killed runs left aside."""
+    for old in sorted(run.glob(f"{LINK}-*"))[:-keep]:
+        shutil.rmtree(old)
+    for left in run.glob(f".{LINK}-*.tmp"):
+        shutil.rmtree(left)
+
+
+def _point(run: Path, path: Path) -> None:
+    link = run / f".{LINK}.{os.getpid()}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        link.unlink()
+    link.symlink_to(path.name)
+    link.rename(run / LINK)
+    sync_folder(run)
+
+
+def _wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()

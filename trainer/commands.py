@@ -1,0 +1,93 @@
+"""Commands of training: train, and compare runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from catalog.errors import CatalogError
+from catalog.snapshots import load_snapshot
+from catalog.terminal import CatalogOption, open_catalog, say
+
+runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add training's commands to the command line."""
+    app.command()(train)
+    app.add_typer(runs_app, name="runs")
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
+    ] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Snapshot to train on.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; it names the run.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Train on files of pairs without a catalog; one is made beside the run."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Base model (default: the recipe's).")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Mining run (default: the snapshot's newest).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of batches, dropout and new heads.")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="SETTING=VALUE of [train], such as retrieval.batch=128."),
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="Folder of the pack (default: beside the catalog's work).")
+    ] = None,
+    catalog: CatalogOption = None,
+) -> None:
+    """Train an embedding model on a snapshot; kill it and run the same again: it goes on."""
+    from trainer.resume import load_run
+    from trainer.run import RunPlace
+    from trainer.run import train as run_training
+    from trainer.settings import change_settings, load_settings
+
+    if resume is not None:
+        place, settings = load_run(resume, catalog)
+    else:
+        if recipe is None or out is None or (snapshot is None) == (data is None):
+            raise CatalogError(
+                "give a recipe, --out, and either --snapshot or --data; or --resume alone"
+            )
+        changes: dict[str, Any] = {"steps": steps, "seed": seed}
+        given = {name: value for name, value in changes.items() if value is not None}
+        settings = load_settings(recipe, model, change_settings(given, set or ()))
+        if data is not None:
+            from trainer.own_data import catalog_of
+
+            found, chosen = catalog_of(data, out)
+        else:
+            found = open_catalog(catalog)
+            chosen = load_snapshot(found, str(snapshot))
+        place = RunPlace(out, found, chosen, run, pack)
+    newest = run_training(place, settings, say)
+    say(f"model {newest}")
+
+
+@runs_app.command("compare")
+def runs_compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="HTML file with the curves.")
+    ] = Path("runs.html"),
+) -> None:
+    """Put the curves of runs side by side: losses, scores of positives and negatives, windows."""
+    from trainer.comparison import write_comparison
+
+    for line in write_comparison(folders, output):
+        say(line)
+    say(f"curves written to {output}")

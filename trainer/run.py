@@ -1,0 +1,365 @@
+"""A training run: from a snapshot and settings to checkpoints, metrics and events.
+
+    train(RunPlace(Path("runs/a"), catalog, load_snapshot(catalog, "v1")), settings)
+
+The same call again goes on from the newest checkpoint, with the same batches, losses and windows.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from catalog.errors import CatalogError
+from catalog.lake import Catalog
+from catalog.mining_runs import choose_run
+from catalog.pack import NONE, Pack, PackSettings, build_pack
+from catalog.pack.layout import Rows
+from catalog.records import now, to_json, write_json
+from catalog.snapshots import Snapshot
+from catalog.version import code_version
+from trainer import checkpoints, processes
+from trainer.batches import Plan
+from trainer.cards import write_card
+from trainer.checkpoints import Progress
+from trainer.cosines import normalize
+from trainer.engine import DeepSpeedEngine, Engine, NotFiniteError, TorchEngine, lr_at
+from trainer.live_candidates import LiveCandidates
+from trainer.metrics import MetricLog
+from trainer.model import EmbeddingModel, seed_step
+from trainer.negatives import Checked, DynamicNegatives
+from trainer.run_log import RunLog
+from trainer.settings import TrainSettings
+from trainer.step import StepResult, Trained, train_step
+from trainer.task_losses import TaskLosses
+from trainer.updates import Update, UpdateMaker
+
+log = logging.getLogger(__name__)
+
+RUN_FILE: Final = "run.json"
+PACKS: Final = "packs"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where a run is, and what it trains on. Its name is that of its folder."""
+
+    folder: Path
+    catalog: Catalog
+    snapshot: Snapshot
+    candidates_run: str | None = None  # None: the snapshot's newest mining run, if it has one
+    pack_folder: Path | None = None  # None: beside the catalog's other work
+
+    @property
+    def name(self) -> str:
+        """The run's name in the catalog's tables."""
+        return self.folder.name
+
+
+def train(place: RunPlace, settings: TrainSettings, say: Say = lambda line: None) -> Path:
+    """Train to the end, from wherever the run is; return the newest checkpoint."""
+    with processes.joined(settings.engine):
+        session = Session.open(place, settings, say)
+        return session.run()
+
+
+class Session:
+    """One life of a run in one process: everything that the loop needs, opened."""
+
+    def __init__(self, place: RunPlace, settings: TrainSettings, pack: Pack, say: Say) -> None:
+        self.place, self.settings, self.pack, self.say = place, settings, pack, say
+        self.process, self.processes = processes.rank(), processes.count()
+        self.plan = Plan(pack, settings.plan(), self.processes)
+        self.steps = settings.steps or _steps_of(settings, self.plan)
+        self.start = checkpoints.newest_checkpoint(place.folder)
+        self.trained = self._load_model()
+        self.engine = self._make_engine()
+        self.negatives = self._make_negatives()
+        model = self.trained.model
+        self.maker = UpdateMaker(
+            settings, pack, self.plan, model.tokenize,
+            {side: model.prompt(side) for side in ("query", "passage")},
+            self.process, self.negatives,
+        )  # fmt: skip
+        self.metrics = MetricLog(place.folder, place.name, place.catalog)
+        self.events = RunLog(place.folder / "log", place.name, place.catalog, "train_events")
+        self.done = 0
+
+    @classmethod
+    def open(cls, place: RunPlace, settings: TrainSettings, say: Say) -> "Session":
+        """Build or open the pack, load the model, and take up the newest checkpoint."""
+        settings = replace(settings, precision=processes.choose_precision(settings.precision))
+        pack = open_pack(place, settings, say)
+        _claim(place, settings, pack)
+        session = cls(place, settings, pack, say)
+        session._take_up()
+        return session
+
+    def run(self) -> Path:
+        """Make the steps that are left."""
+        started, tokens, since = time.perf_counter(), 0, self.done
+        for update in self._updates():
+            step = update.step
+            seed_step(self.settings.seed, step, self.process)
+            lr = lr_at(step, self.steps, self.settings.optimizer)
+            result = train_step(self.trained, self.engine, update, lr, cached=self.settings.cached)
+            self.done = step + 1
+            checked = self._observe(update)
+            tokens += result.tokens
+            if self.done % self.settings.log_every == 0 or checked or self.done == self.steps:
+                elapsed = time.perf_counter() - started
+                rate = processes.total(tokens) / max(elapsed, 1e-9)
+                self._report(result, lr, rate, checked)
+                started, tokens, since = time.perf_counter(), 0, self.done
+            if self.done % self.settings.checkpoint_every == 0 or self.done == self.steps:
+                self._save()
+        del since
+        newest = checkpoints.newest_checkpoint(self.place.folder)
+        assert newest is not None
+        self._finish()
+        return newest
+
+    def _updates(self) -> Iterator[Update]:
+        """Yield the updates that are left, each made while the one before is computed.
+
+        Past a check the negatives may be others, so none is made ahead of one.
+        """
+        with ThreadPoolExecutor(1) as ahead:
+            coming: Future[Update] | None = None
+            for step in range(self.done, self.steps):
+                update = coming.result() if coming is not None else self.maker.make(step)
+                coming = None
+                if step + 1 < self.steps and not self._is_check(step + 1):
+                    coming = ahead.submit(self.maker.make, step + 1)
+                yield update
+
+    def _is_check(self, done: int) -> bool:
+        every = self.settings.negatives.check_every_steps
+        return self.negatives is not None and done % every == 0
+
+    def _observe(self, update: Update) -> Checked | None:
+        if self.negatives is None:
+            return None
+        rows, scores = update.tasks.get("retrieval"), self.trained.losses.scores.get("retrieval")
+        if rows is not None and scores is not None:
+            own = np.where(rows.is_mined, scores.negatives, np.float32(np.nan))
+            self.negatives.observe(self.done, rows.positions, own)
+        checked = self.negatives.check(self.done)
+        if checked is not None and self.process == 0:
+            self.events.append(checked.events)
+        return checked
+
+    def _report(self, result: StepResult, lr: float, rate: float, checked: Checked | None) -> None:
+        values = {f"loss/{name}": value for name, value in result.losses.items()}
+        values |= {"lr": lr, "gradient_norm": result.gradient_norm, "tokens_per_second": rate}
+        for name, scores in self.trained.losses.scores.items():
+            values[f"positive_score/{name}"] = _mean(scores.positives)
+            values[f"negative_score/{name}"] = _mean(scores.negatives)
+        if checked is not None:
+            values |= {f"negatives/{reason}": n for reason, n in checked.counts.items()}
+        values = {name: float(value) for name, value in values.items() if not np.isnan(value)}
+        if self.process == 0:
+            self.metrics.append(self.done, values)
+            self.say(progress_line(self.done, self.steps, values))
+
+    def _save(self) -> None:
+        if self.process == 0:
+            self.events.sync()
+            self.metrics.sync()
+        progress = Progress(self.done, self.pack.manifest.key, self.processes)
+        card = write_card(self.place, self.settings, self.pack, progress, self.steps)
+        checkpoints.save_checkpoint(
+            self.place.folder, progress, self.trained, self.engine, self.negatives, card
+        )
+        if self.process == 0:
+            self.events.commit(self.done)
+            self.metrics.commit(self.done)
+            checkpoints.drop_old_checkpoints(self.place.folder, self.settings.keep_checkpoints)
+
+    def _take_up(self) -> None:
+        """Go on from the newest checkpoint, or begin."""
+        if self.start is not None:
+            found = checkpoints.load_checkpoint(
+                self.start, self.trained, self.engine, self.negatives, self.pack.manifest.key
+            )
+            self.done = found.step
+            self.say(f"going on after step {found.step:,} of {self.steps:,}")
+            if found.processes != self.processes:
+                self.say(
+                    f"the run had {found.processes} processes and has {self.processes} now: the "
+                    "order of the data goes on, sums are rounded otherwise"
+                )
+        if self.process == 0:
+            self.events.begin(self.done)
+            self.metrics.begin(self.done)
+
+    def _load_model(self) -> Trained:
+        model = self.settings.model
+        if self.start is not None:
+            # The folder has the head and the prompts already.
+            model = replace(model, base=str(self.start), head_width=None, pooling=None)
+        loaded = EmbeddingModel(
+            model, self.settings.seed, self.settings.precision, self.settings.batch_tokens
+        )
+        groups = processes.task_groups(self.plan.spans)
+        losses = TaskLosses(self.settings, self.processes, groups)
+        return Trained(loaded, losses).to(processes.device())
+
+    def _make_engine(self) -> Engine:
+        if self.settings.engine == "deepspeed":
+            return DeepSpeedEngine(self.trained, self.settings.optimizer, self.settings.precision)
+        return TorchEngine(self.trained, self.settings.optimizer)
+
+    def _make_negatives(self) -> DynamicNegatives | None:
+        task = self.settings.retrieval
+        if task is None or not task.hard_negatives or not self.pack.has_candidates:
+            return None
+        live = None
+        if self.settings.live and self.process == 0:
+            live = LiveCandidates(
+                self.place.catalog, self.pack, self.place.snapshot, self.place.folder / "live"
+            )
+        return DynamicNegatives(
+            self.pack, self.settings.negatives, self.place.name,
+            gather=processes.gather_bytes, score=self._score, live=live,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _score(self, queries: Rows, passages: Rows) -> np.ndarray:
+        """Score passages [m, k] of queries [m] by the model as it is now."""
+        model = self.trained.model
+        flat = np.where(passages == NONE, passages[:, :1], passages).reshape(-1)
+        unique, places = np.unique(flat, return_inverse=True)
+        sides = {"query": queries, "passage": unique}
+        model.eval()
+        query_MD, passage_UD = (
+            normalize(model(model.tokenize(
+                [model.prompt(side) + text for text in self.pack.texts(side, rows)]
+            ))) for side, rows in sides.items()
+        )  # fmt: skip
+        model.train()
+        lists_MKD = passage_UD[torch.from_numpy(places).to(passage_UD.device)].view(
+            *passages.shape, -1
+        )
+        scores = (lists_MKD @ query_MD[:, :, None])[..., 0].float().cpu().numpy()
+        return processes.from_first(scores)
+
+    def _finish(self) -> None:
+        """Record the run in the catalog, once."""
+        if self.process:
+            return
+        started = json.loads((self.place.folder / RUN_FILE).read_text())["started_at"]
+        row = [
+            self.place.name, "train", None, to_json(_record(self.place, self.settings, self.pack)),
+            [], code_version(), started, now(), "finished", self.steps,
+        ]  # fmt: skip
+
+        def insert(connection: Any) -> None:
+            there = connection.execute(
+                "select count(*) from runs where run_id = ? and kind = 'train'", [self.place.name]
+            ).fetchone()
+            if not there[0]:
+                marks = ", ".join("?" * len(row))
+                connection.execute(f"insert into runs values ({marks})", row)
+
+        self.place.catalog.transact(insert)
+
+
+def open_pack(place: RunPlace, settings: TrainSettings, say: Say) -> Pack:
+    """Build the snapshot's pack, or open it where it is there already."""
+    with place.catalog.reader() as connection:
+        chosen = choose_run(connection, place.snapshot, place.candidates_run)
+    if place.candidates_run is None and (place.folder / RUN_FILE).exists():
+        recorded = json.loads((place.folder / RUN_FILE).read_text())["candidates_run"]
+    else:
+        recorded = chosen.run_id if chosen else None
+    mined = recorded if settings.retrieval and settings.retrieval.hard_negatives else None
+    folder = place.pack_folder or _pack_folder(place, mined)
+    say(f"pack {folder}" + (f" with candidates of {mined}" if mined else " without candidates"))
+    return build_pack(place.catalog, place.snapshot, folder, PackSettings(candidates_run=mined))
+
+
+def progress_line(done: int, steps: int, values: dict[str, float]) -> str:
+    """Write one line about a step, for people."""
+    losses = "  ".join(
+        f"{name.removeprefix('loss/')} {value:.4f}"
+        for name, value in values.items()
+        if name.startswith("loss/")
+    )
+    line = f"step {done:>7,}/{steps:,}  {losses}  lr {values['lr']:.2e}"
+    line += f"  {values['tokens_per_second']:,.0f} tokens/s"
+    if "negative_score/retrieval" in values:
+        line += f"  S {values['negative_score/retrieval']:.3f}"
+    replaced = sum(value for name, value in values.items() if name == "negatives/replaced")
+    return line + (f"  replaced {replaced:,.0f}" if replaced else "")
+
+
+def _steps_of(settings: TrainSettings, plan: Plan) -> int:
+    """Count the steps of the epochs of the task that takes longest."""
+    return max(
+        1,
+        *(
+            round(settings.epochs * rows / settings.tasks[name].batch)
+            for name, rows in plan.num_rows.items()
+        ),
+    )
+
+
+def _claim(place: RunPlace, settings: TrainSettings, pack: Pack) -> None:
+    """Write down what the run is; refuse a folder that holds another one."""
+    path = place.folder / RUN_FILE
+    record = _record(place, settings, pack)
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(to_json(record))
+        differing = sorted(key for key in plain if there.get(key) != plain[key])
+        if differing:
+            raise CatalogError(
+                f"{place.folder} holds another run (other {', '.join(differing)}); resume it with "
+                "the settings that it began with, or choose another folder"
+            )
+    elif processes.rank() == 0:
+        with place.catalog.reader() as connection:
+            used = connection.execute(
+                "select count(*) from runs where run_id = ? and kind = 'train'", [place.name]
+            ).fetchone()
+        if used is not None and used[0]:
+            raise CatalogError(
+                f"the catalog has a run {place.name!r} already; choose a folder of another name"
+            )
+        place.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**record, "started_at": now().isoformat()})
+    processes.wait()
+
+
+def _record(place: RunPlace, settings: TrainSettings, pack: Pack) -> dict[str, Any]:
+    return {
+        "catalog": place.catalog.location.url,
+        "snapshot": place.snapshot.name,
+        "snapshot_digest": place.snapshot.digest,
+        "candidates_run": pack.manifest.settings["candidates_run"],
+        "pack": pack.manifest.key,
+        "settings": asdict(settings),
+    }
+
+
+def _pack_folder(place: RunPlace, mined: str | None) -> Path:
+    work = Path(os.environ.get("LODE_PACKS") or place.catalog.location.work / PACKS)
+    return work / f"{place.snapshot.name}-{mined or 'plain'}"
+
+
+def _mean(scores: np.ndarray) -> float:
+    there = scores[~np.isnan(scores)]
+    return float(there.mean()) if there.size else float("nan")
+
+
+__all__ = ["NotFiniteError", "RunPlace", "Session", "train"]

@@ -1,0 +1,239 @@
+"""What a training run is told: the sections [model] and [train] of a recipe, checked as a whole."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from catalog.recipe_files import RecipeError, check_keys, find_recipe, read_recipe
+from trainer.balance import CBB_BETA
+from trainer.batches import PlanSettings, TaskBatches
+from trainer.contrastive import Contrast
+from trainer.engine import OptimizerSettings
+from trainer.matryoshka import Widths
+from trainer.model import ModelSettings
+from trainer.negative_rules import NegativeSettings
+
+Settings = TypeVar("Settings")
+
+ENGINES: Final = ("torch", "deepspeed")
+PRECISIONS: Final = ("fastest", "float32", "bfloat16")
+LEARNED: Final = "learned"
+
+
+@dataclass(frozen=True)
+class ContrastiveTask:
+    """A task of queries and passages: ``batch`` pairs of all processes in every update.
+
+    ``temperature`` is a number, or learned. ``columns`` says which negatives a query is set
+    against (see ``trainer.contrastive.Contrast``); ``hard_negatives`` are a query's own.
+    ``source_weights``, ``source_temperature`` and ``batch_by`` mix sources, and ``processes`` is
+    how many work on the task (see ``trainer.batches.TaskBatches``).
+    """
+
+    batch: int = 64
+    weight: float = 1.0
+    temperature: float | str = 0.02
+    columns: str = "gathered"
+    in_batch: bool = True
+    hard_negatives: bool = True
+    margin: float | None = None
+    hardness: float = 0.0
+    focus: float = 0.0
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    source_temperature: float = 1.0
+    batch_by: str = "task"
+    processes: int | str = "all"
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+        if self.temperature != LEARNED and not (
+            isinstance(self.temperature, float) and self.temperature > 0
+        ):
+            raise ValueError(
+                f"temperature is {self.temperature!r}; it must be a number above 0, or 'learned'"
+            )
+        self.contrast()
+        self.batches()
+
+    def batches(self) -> TaskBatches:
+        """Return how the plan cuts batches."""
+        batch_by: Any = self.batch_by
+        return TaskBatches(
+            self.batch, self.source_weights, self.source_temperature, batch_by,
+            processes=_processes(self.processes), shares_queries=self.columns == "shared_query",
+        )  # fmt: skip
+
+    def contrast(self, widths: Widths | None = None) -> Contrast:
+        """Return the loss's own settings."""
+        columns: Any = self.columns
+        return Contrast(columns, self.in_batch, self.margin, self.hardness, self.focus, widths)
+
+
+@dataclass(frozen=True)
+class CosentTask:
+    """A task of pairs with graded similarity, learned by CoSENT."""
+
+    batch: int = 32
+    weight: float = CBB_BETA
+    temperature: float = 0.05
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    source_temperature: float = 1.0
+    processes: int | str = "all"
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        self.batches()
+
+    def batches(self) -> TaskBatches:
+        """Return how the plan cuts batches."""
+        # Repeated sentences are graded, too: only the same pair is kept apart.
+        return TaskBatches(
+            self.batch, self.source_weights, self.source_temperature, avoid="repeats",
+            processes=_processes(self.processes),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A run as a whole. ``steps`` None: as many as ``epochs`` of the largest task take.
+
+    ``batch_tokens`` bounds a micro-batch; ``cached`` encodes twice and holds the activations of
+    one micro-batch only (GradCache), for batches that do not fit.
+    """
+
+    model: ModelSettings
+    seed: int = 1
+    steps: int | None = None
+    epochs: float = 1.0
+    engine: str = "torch"
+    precision: str = "fastest"
+    batch_tokens: int = 8192
+    cached: bool = False
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    live: bool = True
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    negatives: NegativeSettings = field(default_factory=NegativeSettings)
+    retrieval: ContrastiveTask | None = None
+    classification: ContrastiveTask | None = None
+    sts: CosentTask | None = None
+    widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is {self.engine!r}; allowed are {', '.join(ENGINES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}"
+            )
+        for name in ("batch_tokens", "checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
+            raise ValueError(f"epochs is {self.epochs} and steps {self.steps}; both above 0")
+        if not self.tasks:
+            raise ValueError(
+                "no task is trained; give [train.retrieval], [train.sts] or [train.classification]"
+            )
+
+    @property
+    def tasks(self) -> dict[str, ContrastiveTask | CosentTask]:
+        """The tasks that are trained, by name."""
+        named = {
+            "retrieval": self.retrieval, "sts": self.sts, "classification": self.classification,
+        }  # fmt: skip
+        return {name: task for name, task in named.items() if task is not None}
+
+    def plan(self) -> PlanSettings:
+        """Return the settings of the plan."""
+        return PlanSettings(self.seed, {name: task.batches() for name, task in self.tasks.items()})
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain data, for records."""
+        return asdict(self)
+
+
+_SECTIONS: Final = {
+    "optimizer": OptimizerSettings,
+    "negatives": NegativeSettings,
+    "retrieval": ContrastiveTask,
+    "classification": ContrastiveTask,
+    "sts": CosentTask,
+}
+
+
+def load_settings(
+    recipe: Path | str, base: str | None = None, changes: Mapping[str, Any] | None = None
+) -> TrainSettings:
+    """Read a recipe's [model] and [train]; ``base`` and ``changes`` replace what it says."""
+    path = find_recipe(recipe)
+    content = read_recipe(path)
+    if "train" not in content:
+        raise RecipeError(f"{path} has no [train]: it does not say what to train")
+    model = dict(content.get("model", {}))
+    model |= {} if base is None else {"base": base}
+    if "base" not in model:
+        raise RecipeError(f"{path} names no model: set base in [model], or give --model")
+    document = {"model": model, **content["train"]}
+    for name, value in (changes or {}).items():
+        _change(document, name.split("."), value)
+    try:
+        return from_document(path, document)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def from_document(path: Path, document: Mapping[str, Any]) -> TrainSettings:
+    """Make settings of plain data; an unknown key names the closest known one."""
+    plain = {key: value for key, value in document.items() if key not in (*_SECTIONS, "model")}
+    check_keys(path, "train", plain, [f.name for f in fields(TrainSettings)])
+    made: dict[str, Any] = {
+        name: _make(path, f"train.{name}", kind, document[name])
+        for name, kind in _SECTIONS.items()
+        if document.get(name) is not None
+    }
+    plain["widths"] = tuple(plain.get("widths", ()))
+    return TrainSettings(_make(path, "model", ModelSettings, document["model"]), **plain, **made)
+
+
+def change_settings(given: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
+    """Add settings written as NAME=VALUE, the value as in TOML; a bare word is a string."""
+    changes = dict(given)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is no setting; write NAME=VALUE, such as steps=1000")
+        try:
+            changes[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            changes[name] = value
+    return changes
+
+
+def _change(document: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        document = document.setdefault(name, {})
+    document[path[-1]] = value
+
+
+def _make(path: Path, section: str, kind: type[Settings], keys: Mapping[str, Any]) -> Settings:
+    check_keys(path, section, keys, [f.name for f in fields(kind)])  # type: ignore[arg-type]
+    return kind(**keys)
+
+
+def _check_weight(weight: float) -> None:
+    if weight < 0:
+        raise ValueError(f"weight is {weight}; it must be at least 0")
+
+
+def _processes(number: int | str) -> Any:
+    if number != "all" and not isinstance(number, int):
+        raise ValueError(f"processes is {number!r}; give a number, or 'all'")
+    return number
