@@ -15,6 +15,7 @@ from catalog.executors import ExecutorSettings
 from catalog.terminal import fail_with_message, say
 from curation import commands as curation_commands
 from mining import commands as mining_commands
+from trainer import commands as trainer_commands
 
 app = typer.Typer(
     name="lode",
@@ -27,6 +28,7 @@ app = typer.Typer(
 curation_commands.register(app)
 catalog_commands.register(app)
 mining_commands.register(app)
+trainer_commands.register(app)
 
 
 @app.command()

@@ -83,17 +83,16 @@ def _take_rows(part: Rows, rows: npt.NDArray[np.int64]) -> Rows:
     taken = np.empty((len(rows), part.shape[1]), part.dtype)
     row_bytes = part.shape[1] * part.dtype.itemsize
     cuts = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
-    with open(part.filename, "rb") as stream:  # type: ignore[attr-defined]
+    name: str = part.filename  # type: ignore[attr-defined]
+    with open(name, "rb") as stream:
         for low, high in zip([0, *cuts], [*cuts, len(rows)], strict=True):
             stream.seek(part.offset + int(rows[low]) * row_bytes)  # type: ignore[attr-defined]
             read = stream.readinto(taken[low:high].data.cast("B"))
             if read != (high - low) * row_bytes:
-                raise ValueError(
-                    f"{part.filename} ends before row {rows[high - 1]}; write it again"
-                )  # type: ignore[attr-defined]
+                raise ValueError(f"{name} ends before row {rows[high - 1]}; write it again")
     return taken
 
 
 def _is_whole_file(part: Rows) -> bool:
     whole = isinstance(part, np.memmap) and part.base is getattr(part, "_mmap", None)
-    return bool(whole and part.flags.c_contiguous and part.filename is not None)  # type: ignore[attr-defined]
+    return bool(whole and part.flags.c_contiguous and getattr(part, "filename", None) is not None)

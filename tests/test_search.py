@@ -1,12 +1,21 @@
 """Exact search equals brute force, whatever the sizes, the precision and the order of the data."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from mining import survivors_cuda, topk
 from mining.passages import Passages
-from mining.search import NO_PASSAGE, SearchSettings, score_listed, search, search_blocks
+from mining.search import (
+    NO_PASSAGE,
+    SearchSettings,
+    _make_plan,
+    score_listed,
+    search,
+    search_blocks,
+)
 from mining.survivors import Listed, Tiles
 from mining.vectors import Vectors
 
@@ -126,6 +135,36 @@ def test_shards_and_files_are_searched_like_one_array(tmp_path):
     np.testing.assert_array_equal(Vectors(shards).read(650, 750), passages[650:750])
 
 
+def test_rows_picked_from_a_file_are_those_of_the_array(tmp_path):
+    rows = np.arange(40, dtype=np.float32).reshape(10, 4)
+    np.save(tmp_path / "rows.npy", rows)
+    part = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    for chosen in ([], [0], [9], [0, 1, 2, 5, 7, 8], range(10)):
+        picked = np.array(chosen, np.int64)
+        np.testing.assert_array_equal(Vectors([rows, part]).take(picked + 10), rows[picked])
+        np.testing.assert_array_equal(Vectors(part).take(picked), rows[picked])
+
+
+def test_a_file_that_was_cut_short_is_named(tmp_path):
+    np.save(tmp_path / "rows.npy", np.ones((10, 4), np.float32))
+    vectors = Vectors(np.load(tmp_path / "rows.npy", mmap_mode="r"))
+    os.truncate(tmp_path / "rows.npy", (tmp_path / "rows.npy").stat().st_size - 4)
+    with pytest.raises(ValueError, match=r"rows.npy ends before row 9; write it again"):
+        vectors.take(np.array([3, 9]))
+
+
+def test_a_tile_of_scores_on_a_gpu_stays_below_what_torch_can_select_from(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings = SearchSettings(memory_mb=130_000, device="cuda")
+    queries, passages = (
+        Vectors(np.broadcast_to(np.zeros(1, np.float16), (rows, 1024)))
+        for rows in (2_300_000, 400_000_000)
+    )
+    tiles = _make_plan(queries, passages, 200, settings).tiles
+    widest = max(s.stop - s.start for s in survivors_cuda._growing(10**8, 10**7, tiles))
+    assert 2**29 < tiles.query_rows * widest <= 2**30
+
+
 def test_k_larger_than_the_corpus_fills_up_with_no_passage():
     vectors = unit(np.random.default_rng(8), 3, 8)
     rows, scores = search(vectors, vectors, 5)
@@ -207,7 +246,8 @@ def test_the_gpu_algorithm_finds_the_same_bits(product, spread):
     queries = unit(rng, 30, 70)
     passages = (centre * (1 - spread) + unit(rng, 4000, 70) * spread).astype(np.float16)
     corpus = Passages(Vectors(passages), block_rows=1500)
-    listed = survivors_cuda.select(queries, corpus, 40, Tiles(16, 256, product), "cpu")
+    tiles = Tiles(16, 256, product, scores=16 * 300)
+    listed = survivors_cuda.select(queries, corpus, 40, tiles, "cpu")
     assert len(listed.overflowed) == 0
     scores = survivors_cuda.score(queries, corpus, listed, "cpu")
     rows, best = np.empty((30, 40), np.int64), np.empty((30, 40), np.float32)

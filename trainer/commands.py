@@ -15,6 +15,7 @@ runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add training's commands to the command line."""
     app.command()(train)
+    app.command("new-model")(new_model)
     app.add_typer(runs_app, name="runs")
 
 
@@ -38,9 +39,7 @@ def train(
         str | None, typer.Option(help="Mining run (default: the snapshot's newest).")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of batches, dropout and new heads.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
     set: Annotated[
         list[str] | None,
         typer.Option("--set", help="SETTING=VALUE of [train], such as retrieval.batch=128."),
@@ -91,3 +90,23 @@ def runs_compare(
     for line in write_comparison(folders, output):
         say(line)
     say(f"curves written to {output}")
+
+
+def new_model(
+    snapshot: Annotated[str, typer.Argument(help="Snapshot that the tokenizer is learned from.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the new model.")],
+    layers: Annotated[int, typer.Option(help="Transformer layers.")] = 4,
+    width: Annotated[int, typer.Option(help="Width of the layers and the embedding.")] = 256,
+    vocabulary: Annotated[int, typer.Option(help="Pieces of the tokenizer.")] = 8000,
+    max_tokens: Annotated[int, typer.Option(help="Greatest length of a text.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of weights and sample.")] = 1,
+    catalog: CatalogOption = None,
+) -> None:
+    """Make a small BERT with random weights and a tokenizer of its own, to train from scratch."""
+    from trainer.new_model import NewModelSettings, make_model
+
+    found = open_catalog(catalog)
+    settings = NewModelSettings(
+        layers, width, vocabulary=vocabulary, max_tokens=max_tokens, seed=seed
+    )
+    say(f"model {make_model(found, load_snapshot(found, snapshot), folder, settings)}")

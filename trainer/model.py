@@ -6,7 +6,7 @@ Shapes: T tokens of all texts of a micro-batch; N texts; D width of an embedding
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from catalog.draws import draw
+from mining.model_files import find_folder
 from mining.model_folder import ModelFolder, read_model_folder
 from mining.pooling import Dense, load_heads, pool
 from mining.token_batches import TokenizedTexts
@@ -26,6 +27,7 @@ IDENTITY = "torch.nn.modules.linear.Identity"
 class ModelSettings:
     """Which model is trained. What is None stays as the folder says.
 
+    ``pooling`` is for a base that names none, ``max_tokens`` for one that reads more.
     ``head_width`` adds a linear map to this width after the pooling, as Conan-embedding does from
     1,024 to 1,792.
     """
@@ -53,7 +55,7 @@ class EmbeddingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.precision, self.batch_tokens = settings, precision, batch_tokens
-        self.folder = read_model_folder(settings.base, None, settings.pooling, settings.max_tokens)
+        self.folder = _read_base(settings)
         self.tokens = TokenModel(self.folder, "float32", trusts_code=settings.trust_remote_code)
         self.heads = load_heads(self.folder.heads)
         self.width = self.folder.width
@@ -110,6 +112,13 @@ def seed_step(seed: int, step: int, process: int) -> None:
     """Set torch's randomness (dropout) from what names the step: a resumed run draws the same."""
     number = draw(seed, "dropout", np.array([step]), np.array([process]))
     torch.manual_seed(int(number[0] >> np.uint64(1)))
+
+
+def _read_base(settings: ModelSettings) -> ModelFolder:
+    path = find_folder(settings.base)
+    names_pooling = (path / "modules.json").exists() or (path / "1_Pooling").exists()
+    folder = read_model_folder(settings.base, None, None if names_pooling else settings.pooling)
+    return replace(folder, max_tokens=min(settings.max_tokens or 1 << 30, folder.max_tokens))
 
 
 def _new_head(folder: ModelFolder, width: int, seed: int) -> nn.Module:

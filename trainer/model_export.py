@@ -19,7 +19,10 @@ def save_model(model: EmbeddingModel, path: Path, card: str) -> None:
     """Write transformer, tokenizer, pooling, heads, prompts and card into a folder."""
     path.mkdir(parents=True, exist_ok=True)
     transformer: Any = model.tokens.transformer
-    transformer.save_pretrained(path)
+    transformer.config.save_pretrained(path)
+    # Weights that share memory, such as tied embeddings, are written as what they are: equal.
+    weights = {name: weight.clone() for name, weight in transformer.state_dict().items()}
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
     model.tokenizer.save_pretrained(path)
     write_json(path / "sentence_bert_config.json", {
         "max_seq_length": model.folder.max_tokens, "do_lower_case": model.folder.lowers,

@@ -83,6 +83,7 @@ class Session:
         self.start = checkpoints.newest_checkpoint(place.folder)
         self.trained = self._load_model()
         self.engine = self._make_engine()
+        self.live: LiveCandidates | None = None
         self.negatives = self._make_negatives()
         model = self.trained.model
         self.maker = UpdateMaker(
@@ -223,14 +224,13 @@ class Session:
         task = self.settings.retrieval
         if task is None or not task.hard_negatives or not self.pack.has_candidates:
             return None
-        live = None
         if self.settings.live and self.process == 0:
-            live = LiveCandidates(
+            self.live = LiveCandidates(
                 self.place.catalog, self.pack, self.place.snapshot, self.place.folder / "live"
             )
         return DynamicNegatives(
             self.pack, self.settings.negatives, self.place.name,
-            gather=processes.gather_bytes, score=self._score, live=live,
+            gather=processes.gather_bytes, score=self._score, live=self.live,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -254,9 +254,13 @@ class Session:
         return processes.from_first(scores)
 
     def _finish(self) -> None:
-        """Record the run in the catalog, once."""
+        """Close what is open, and record the run in the catalog, once."""
+        if self.live is not None:
+            self.live.close()
         if self.process:
             return
+        self.events.close()
+        self.metrics.close()
         started = json.loads((self.place.folder / RUN_FILE).read_text())["started_at"]
         row = [
             self.place.name, "train", None, to_json(_record(self.place, self.settings, self.pack)),
