@@ -27,10 +27,10 @@ demo: $(READY) ## ingest, curate, snapshot and report a built-in corpus
 	@$(BIN)/lode demo demo
 
 test: $(READY) lint types imports ## all checks and all tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY) lint types imports ## the quick loop, under two minutes
-	@$(BIN)/python -m pytest -q -m 'not slow'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
 
 lint: $(READY)
 	@$(BIN)/ruff check .
