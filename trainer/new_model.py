@@ -112,7 +112,8 @@ def learn_tokenizer(texts: Iterator[str], settings: NewModelSettings) -> Any:
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
     names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True))
-    return transformers.PreTrainedTokenizerFast(
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast(
         tokenizer_object=tokenizer,
         model_max_length=settings.max_tokens,
         **{f"{name}_token": token for name, token in names.items()},
