@@ -1,6 +1,7 @@
 """Tiny source files of every format, and reading them whole."""
 
 import csv
+import gzip
 import io
 
 import orjson
@@ -15,6 +16,11 @@ TWO = [{"query": "天空为什么是蓝色的", "positive": "因为散射"}, {"q
 
 def jsonl(*rows):
     return b"".join(orjson.dumps(row) + b"\n" for row in rows)
+
+
+def pack(content):
+    """Compress with gzip, without the time: the bytes are part of a test's name."""
+    return gzip.compress(content, mtime=0)
 
 
 def write(tmp_path, name, content):

@@ -1,6 +1,5 @@
 """Reading: files of every format give the same pairs, in batches of bounded size."""
 
-import gzip
 import json
 
 import pyarrow as pa
@@ -10,7 +9,18 @@ import zstandard
 
 from curation.reading import SourceFileError, SourceSettings, inspect, read_pairs
 from curation.texts import from_strings, normalize, text_keys
-from tests.sources import TWO, as_arrow, as_csv, as_parquet, jsonl, read, reasons, sides, write
+from tests.sources import (
+    TWO,
+    as_arrow,
+    as_csv,
+    as_parquet,
+    jsonl,
+    pack,
+    read,
+    reasons,
+    sides,
+    write,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,14 +30,14 @@ from tests.sources import TWO, as_arrow, as_csv, as_parquet, jsonl, read, reason
         ("a.json", jsonl(*TWO), "jsonl"),
         ("a.jsonl", jsonl(*TWO)[:-1], "jsonl"),  # no line end at the end
         ("a.jsonl", b"\xef\xbb\xbf" + jsonl(*TWO).replace(b"\n", b"\r\n"), "jsonl"),
-        ("a.jsonl.gz", gzip.compress(jsonl(TWO[0])) + gzip.compress(jsonl(TWO[1])), "jsonl (gzip)"),
+        ("a.jsonl.gz", pack(jsonl(TWO[0])) + pack(jsonl(TWO[1])), "jsonl (gzip)"),
         ("a.jsonl.zst", zstandard.compress(jsonl(*TWO)), "jsonl (zstd)"),
         ("a.json", json.dumps(TWO, indent=2).encode(), "json-array"),
-        ("a.json.gz", gzip.compress(json.dumps(TWO).encode()), "json-array (gzip)"),
+        ("a.json.gz", pack(json.dumps(TWO).encode()), "json-array (gzip)"),
         ("a.csv", as_csv(","), "csv"),
         ("a.csv", b"\xef\xbb\xbf" + as_csv(",", "\r\n"), "csv"),
         ("a.tsv", as_csv("\t"), "tsv"),
-        ("a.tsv.gz", gzip.compress(as_csv("\t")), "tsv (gzip)"),
+        ("a.tsv.gz", pack(as_csv("\t")), "tsv (gzip)"),
         ("a.parquet", as_parquet(), "parquet"),
         ("no_suffix", as_parquet(), "parquet"),
         ("a.arrow", as_arrow(pa.ipc.new_file), "arrow"),

@@ -1,6 +1,5 @@
 """Reading: a bad row goes to quarantine with its bytes, a bad file stops with what to do."""
 
-import gzip
 import io
 import json
 
@@ -10,7 +9,7 @@ import pytest
 import zstandard
 
 from curation.reading import SourceFileError, SourceSettings
-from tests.sources import TWO, as_arrow, as_parquet, jsonl, read, reasons, sides, write
+from tests.sources import TWO, as_arrow, as_parquet, jsonl, pack, read, reasons, sides, write
 
 GOOD = b'{"query": "q", "positive": "p"}\n'
 
@@ -150,14 +149,14 @@ def long_rows(count=3000):
     [
         ("a.jsonl", b"", "is empty"),
         ("a.jsonl", b"\n\n", "holds no rows"),
-        ("a.jsonl.gz", gzip.compress(b""), "holds no rows"),
+        ("a.jsonl.gz", pack(b""), "holds no rows"),
         ("a.csv", b"query,positive\n", "holds no rows"),
         ("a.csv", b"query,query\na,b\n", "empty or equal names"),
         ("a.csv", "问题,答案\n".encode("gb18030"), "the header cannot be read.*iconv"),
         ("a.jsonl", '{"query": "q"}'.encode("utf-16"), "is UTF-16"),
         ("a.parquet", jsonl(*TWO), "is named parquet but begins with"),
         ("a.parquet", as_parquet()[:-20], "cannot be read"),
-        ("a.parquet.gz", gzip.compress(as_parquet()), "is parquet in gzip; decompress"),
+        ("a.parquet.gz", pack(as_parquet()), "is parquet in gzip; decompress"),
         ("a.arrow", as_arrow(pa.ipc.new_file)[:-20], "cannot be read"),
         ("a.arrow", as_arrow(pa.ipc.new_stream)[:-8], "has no end mark"),
         ("a.arrow", as_arrow(pa.ipc.new_file, names=["query", "query"]), "columns of equal names"),
@@ -181,7 +180,7 @@ def test_a_missing_file_is_an_error(tmp_path):
         read(tmp_path / "none.jsonl")
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("compress", [pack, zstandard.compress])
 def test_a_truncated_file_says_which_row_was_reached(tmp_path, compress, monkeypatch):
     monkeypatch.setattr("curation.reading.lines.BLOCK_BYTES", 4096)
     content = compress(jsonl(*long_rows(9000)))
