@@ -68,7 +68,7 @@ def register() -> str:
     return NAME
 
 
-def attend(  # noqa: PLR0913 - transformers' own signature
+def attend(
     module: torch.nn.Module,
     query_1HTD: torch.Tensor,
     key_1HTD: torch.Tensor,
@@ -77,12 +77,12 @@ def attend(  # noqa: PLR0913 - transformers' own signature
     *,
     texts: PackedTexts,
     scaling: float | None = None,
-    dropout: float = 0.0,
     **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
     """Let every text attend to itself; returns 1 x T x H x D, as transformers expects.
 
-    Flash attention over texts of any length has no dropout; the other way has.
+    Attention probabilities are not dropped in training: flash attention over texts of any length
+    cannot, and on CPU it would cost as much as all other work of a step together.
     """
     query_THD, key_THD, value_THD = (
         x_1HTD[0].transpose(0, 1) for x_1HTD in (query_1HTD, key_1HTD, value_1HTD)
@@ -90,7 +90,7 @@ def attend(  # noqa: PLR0913 - transformers' own signature
     config = getattr(module, "config", None)
     causal = bool(getattr(module, "is_causal", False)) and bool(getattr(config, "is_causal", True))
     grouped = query_THD.shape[1] != key_THD.shape[1]
-    how = _How(scaling, causal, grouped, dropout)
+    how = _How(scaling, causal, grouped)
     if query_THD.is_cuda and query_THD.dtype in (torch.float16, torch.bfloat16):
         found_THD = _attend_flash(query_THD, key_THD, value_THD, texts, how)
     else:
@@ -105,7 +105,6 @@ class _How:
     scaling: float | None
     causal: bool
     grouped: bool
-    dropout: float
 
 
 def _attend_groups(
@@ -130,7 +129,6 @@ def _attend_groups(
             query_NHLD,
             key_NHLD,
             value_NHLD,
-            dropout_p=how.dropout,
             scale=how.scaling,
             is_causal=how.causal,
             enable_gqa=how.grouped,

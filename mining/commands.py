@@ -1,4 +1,4 @@
-"""Commands of mining: embed, score, mine, pack, and evaluate retrieval."""
+"""Commands of mining: embed, score, mine and pack."""
 
 from pathlib import Path
 from typing import Annotated, cast
@@ -11,6 +11,7 @@ from catalog.terminal import Bars, CatalogOption, open_catalog, say
 from mining.encoder import LEXICAL, SIDES, EncoderSettings, Side
 
 DEFAULT_WORKERS = ExecutorSettings().workers
+SHARD_QUERIES = 16_384  # as MineSettings has it, whose module takes seconds to import
 SnapshotArgument = Annotated[str, typer.Argument(help="Snapshot whose kept rows are used.")]
 ModelOption = Annotated[
     str,
@@ -39,7 +40,7 @@ WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes a
 
 def register(app: typer.Typer) -> None:
     """Add mining's commands to the command line."""
-    for command in (embed, score, mine, pack, evaluate):
+    for command in (embed, score, mine, pack):
         app.command()(command)
 
 
@@ -162,6 +163,9 @@ def mine(
     device: DeviceOption = "fastest",
     trust_remote_code: TrustOption = False,
     memory_mb: Annotated[int, typer.Option(help="Memory of the search's buffers.")] = 1024,
+    shard_queries: Annotated[
+        int, typer.Option(help="Queries of a task: what a killed run does again.")
+    ] = SHARD_QUERIES,
     workers: WorkersOption = DEFAULT_WORKERS,
     catalog: CatalogOption = None,
 ) -> None:
@@ -187,6 +191,7 @@ def mine(
         tuple(task or ("retrieval",)),
         FilterSettings(relative_margin if margin else None, absolute_margin, max_score),
         relevance=relevance,
+        shard_queries=shard_queries,
         search=SearchSettings(memory_mb=memory_mb),
     )
     found = open_catalog(catalog)
@@ -249,36 +254,3 @@ def pack(
         f"{counts.passages:,} passages, {counts.lists:,} candidate lists"
     )
     say(f"candidates of {run_id}" if run_id else "without candidates; lode mine makes them")
-
-
-def evaluate(
-    benchmark: Annotated[str, typer.Argument(help="retrieval.")],
-    folders: Annotated[
-        list[Path], typer.Argument(help="Folders with corpus, queries and qrels, as BEIR has them.")
-    ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Folder, Hugging Face name, lexical or bm25.")
-    ] = LEXICAL,
-    instruction: InstructionOption = None,
-    passage_instruction: PassageInstructionOption = None,
-    pooling: PoolingOption = None,
-    max_tokens: MaxTokensOption = None,
-    dtype: DtypeOption = "fastest",
-    device: DeviceOption = "fastest",
-) -> None:
-    """Search judged collections: nDCG@10, recall@10, recall@100 and MRR@10."""
-    from catalog.expressions import unknown_name
-    from mining.retrieval_eval import evaluate_folders, searcher
-
-    if benchmark != "retrieval":
-        raise ValueError(unknown_name("benchmark", benchmark, ["retrieval"]))
-    encoder = EncoderSettings(
-        model, device=device, dtype=dtype, pooling=pooling, max_tokens=max_tokens,
-        query_instruction=instruction, passage_instruction=passage_instruction,
-    )  # fmt: skip
-    header = False
-    for name, metrics in evaluate_folders(folders, searcher(encoder)):
-        if not header:
-            say(f"{'collection':<24}" + "".join(f"{metric:>12}" for metric in metrics))
-            header = True
-        say(f"{name:<24}" + "".join(f"{value:>12.4f}" for value in metrics.values()))

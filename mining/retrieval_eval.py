@@ -6,7 +6,7 @@ corpus-id, score), as Parquet, or as BEIR publishes them (JSONL, and ``qrels/tes
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,11 @@ NDCG_DEPTH = 10
 MRR_DEPTH = 10
 RECALL_DEPTHS = (10, 100)
 BM25 = "bm25"  # named like a model
+COLUMNS = {
+    "corpus": ("_id", "text"),
+    "queries": ("_id", "text"),
+    "qrels": ("query-id", "corpus-id", "score"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Collection:
     queries: list[str]
     passages: list[str]
     judgments: Judgments
+    query_ids: list[str]
+    passage_ids: list[str]
 
 
 def load_collection(folder: Path) -> Collection:
@@ -50,6 +57,11 @@ def load_collection(folder: Path) -> Collection:
     corpus, queries = _read(folder, "corpus"), _read(folder, "queries")
     qrels = _read(folder, "qrels")
     passage_rows = {str(key): row for row, key in enumerate(corpus["_id"].to_pylist())}
+    if len(passage_rows) < corpus.num_rows:
+        raise ValueError(
+            f"{folder}: corpus has {corpus.num_rows:,} passages, but {len(passage_rows):,} "
+            "different values of _id; a judgment must name one passage"
+        )
     texts = dict(
         zip(map(str, queries["_id"].to_pylist()), queries["text"].to_pylist(), strict=True)
     )
@@ -76,6 +88,8 @@ def load_collection(folder: Path) -> Collection:
             np.array([passage_rows[p] for (_, p), _ in relevant], np.int64),
             np.array([grade for _, grade in relevant], np.float64),
         ),
+        list(query_rows),
+        list(passage_rows),
     )
 
 
@@ -90,8 +104,18 @@ def evaluate_folders(
     folders: Sequence[Path], find: Searcher
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield (collection, metrics) of every folder; all are read before the first is searched."""
+    if not folders:
+        raise ValueError("no collection is named; give folders with corpus, queries and qrels")
     for collection in [load_collection(folder) for folder in folders]:
         yield collection.name, evaluate(collection, find)
+
+
+def table_lines(results: Iterable[tuple[str, dict[str, float]]]) -> Iterator[str]:
+    """Write the metrics of collections as lines of a table, as they come."""
+    for place, (name, metrics) in enumerate(results):
+        if not place:
+            yield f"{'collection':<24}" + "".join(f"{metric:>12}" for metric in metrics)
+        yield f"{name:<24}" + "".join(f"{value:>12.4f}" for value in metrics.values())
 
 
 def searcher(settings: EncoderSettings) -> Searcher:
@@ -175,14 +199,26 @@ def _read(folder: Path, name: str) -> pa.Table:
     parquet, jsonl = folder / f"{name}.parquet", folder / f"{name}.jsonl"
     tsv = folder / name / "test.tsv"
     if parquet.exists():
-        return pq.read_table(parquet)
+        return _require(pq.read_table(parquet), name, parquet)
     if jsonl.exists():
         with jsonl.open(encoding="utf-8") as lines:
-            return pa.Table.from_pylist([json.loads(line) for line in lines])
+            return _require(pa.Table.from_pylist([json.loads(line) for line in lines]), name, jsonl)
     if tsv.exists():
         with tsv.open(encoding="utf-8", newline="") as lines:
-            return pa.Table.from_pylist(list(csv.DictReader(lines, delimiter="\t")))
+            rows = list(csv.DictReader(lines, delimiter="\t"))
+            return _require(pa.Table.from_pylist(rows), name, tsv)
     raise ValueError(
         f"{folder} has no {parquet.name}, {jsonl.name} or {name}/{tsv.name}; a collection is a "
         "folder with corpus, queries and qrels"
     )
+
+
+def _require(table: pa.Table, name: str, path: Path) -> pa.Table:
+    """Refuse a file without its columns."""
+    missing = [column for column in COLUMNS[name] if column not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}; "
+            f"{name} of a collection has {', '.join(COLUMNS[name])}"
+        )
+    return table

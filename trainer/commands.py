@@ -1,4 +1,4 @@
-"""Commands of training: train, and compare runs."""
+"""Commands of training: train, make a new model, evaluate, and compare runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from catalog.errors import CatalogError
 from catalog.snapshots import load_snapshot
-from catalog.terminal import CatalogOption, open_catalog, say
+from catalog.terminal import Bars, CatalogOption, open_catalog, say
 
 runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
 
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add training's commands to the command line."""
     app.command()(train)
     app.command("new-model")(new_model)
+    app.command()(evaluate)
     app.add_typer(runs_app, name="runs")
 
 
@@ -75,6 +76,61 @@ def train(
         place = RunPlace(out, found, chosen, run, pack)
     newest = run_training(place, settings, say)
     say(f"model {newest}")
+
+
+def evaluate(
+    what: Annotated[
+        str, typer.Argument(help="Model: a folder, a Hugging Face name, lexical; or: retrieval.")
+    ],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="With retrieval: folders with corpus, queries and qrels."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="With retrieval: the model, or bm25.")
+    ] = "lexical",
+    sts: Annotated[
+        list[Path] | None, typer.Option(help="Parquet of graded pairs, or a folder of them.")
+    ] = None,
+    retrieval: Annotated[
+        list[Path] | None, typer.Option(help="Judged collection, or a folder of them.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for mteb's result files.")
+    ] = None,
+    record: Annotated[bool, typer.Option(help="Keep the results in the catalog.")] = False,
+    instruction: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
+    passage_instruction: Annotated[str | None, typer.Option(help="Before every passage.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="For a folder that names none.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Cut texts here.")] = None,
+    dtype: Annotated[str, typer.Option(help="fastest, float32, bfloat16 or float16.")] = "fastest",
+    device: Annotated[str, typer.Option(help="fastest, cpu, cuda or cuda:N.")] = "fastest",
+    catalog: CatalogOption = None,
+) -> None:
+    """Evaluate a model through mteb on local data; `lode evaluate retrieval` needs no mteb."""
+    from mining.encoder import EncoderSettings
+
+    settings = EncoderSettings(
+        model if what == "retrieval" else what, device=device, dtype=dtype, pooling=pooling,
+        max_tokens=max_tokens, query_instruction=instruction,
+        passage_instruction=passage_instruction,
+    )  # fmt: skip
+    if what == "retrieval":
+        from mining.retrieval_eval import evaluate_folders, searcher, table_lines
+
+        for line in table_lines(evaluate_folders(folders or [], searcher(settings))):
+            say(line)
+        return
+    from trainer.eval_records import commit_results
+    from trainer.evaluation import evaluate_model, print_results
+
+    with Bars({}) as bars:
+        results = evaluate_model(settings, sts or (), retrieval or (), output, progress=bars)
+    print_results(results)
+    if record:
+        place = Path(what).absolute().parent
+        run = place.name if (place / "run.json").exists() else None
+        say(f"{commit_results(open_catalog(catalog), results, run):,} values kept in evaluations")
 
 
 @runs_app.command("compare")
