@@ -6,43 +6,50 @@
 
 Writes benchmarks/mining_end_to_end.md. The model is a BERT of 6 layers of 384 with random weights:
 as much work as a trained one. Lode embeds both sides of a snapshot and mines, into its catalog; the
-peers run their own functions on the same lines. One process each.
+peers run their own functions on the same lines. One process each, measured from its start: imports
+and the model's loading count. Lode's catalog is ingested and curated before: the peers do neither.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from benchmarks.encoding import ONE_THREAD, make_model
 from benchmarks.machine import DATA, describe
 from benchmarks.mining_peers import DEPTH, PEERS, RELATIVE_MARGIN, measure, read_lines
-from benchmarks.search import LODE, Result, run_miner, table_of, write_pairs
+from benchmarks.search import LODE, Result, run_miner, write_pairs
 from catalog.executors import ExecutorSettings
 from catalog.lake import Catalog
 from catalog.policies import Policy
 from catalog.policy_commit import commit_policy
-from catalog.snapshots import Snapshot, create_snapshot
-from curation.deduplicate import deduplicate
-from curation.duplicates import DuplicateSettings
-from curation.ingest import find_sources, ingest_files
-from curation.measure import MeasureSettings
-from curation.measure import measure as measure_signals
-from curation.signals import SignalSettings
+from catalog.snapshots import create_snapshot, load_snapshot
 from mining.candidates import FilterSettings
 from mining.embed import embed
 from mining.encoder import EncoderSettings, Side
 from mining.mine import MineSettings, mine
 from mining.search import SearchSettings
 
+SNAPSHOT = "v1"
+BFLOAT16 = " in bfloat16"
 ALONE = ExecutorSettings(workers=1)  # its threads are those of the peers
 
 
-def make_catalog(folder: Path) -> tuple[Catalog, Snapshot]:
+def make_catalog(folder: Path) -> None:
     """Ingest and curate the lines, which the peers do not do, and take a snapshot of all."""
+    # Mining's process needs none of these.
+    from curation.deduplicate import deduplicate
+    from curation.duplicates import DuplicateSettings
+    from curation.ingest import find_sources, ingest_files
+    from curation.measure import MeasureSettings
+    from curation.measure import measure as measure_signals
+    from curation.signals import SignalSettings
+
     catalog = Catalog.create(str(folder / "catalog"))
     sources = find_sources([folder / "pairs.jsonl"], sets=["task=retrieval"])
     if (folder / "more.jsonl").exists():
@@ -54,14 +61,16 @@ def make_catalog(folder: Path) -> tuple[Catalog, Snapshot]:
     )
     deduplicate(catalog, duplicates, ALONE)
     commit_policy(catalog, Policy("all", ()))
-    return catalog, create_snapshot(catalog, "v1")
+    create_snapshot(catalog, SNAPSHOT)
 
 
-def mine_lode(
-    catalog: Catalog, snapshot: Snapshot, model: Path, memory_mb: int, threads: int
-) -> None:
+def mine_lode(folder: Path, dtype: str, memory_mb: int, threads: int) -> None:
     """Embed both sides and mine."""
-    encoder = EncoderSettings(str(model), name="benchmark", device="cpu", threads=threads)
+    catalog = Catalog.open(str(folder / "catalog"))
+    snapshot = load_snapshot(catalog, SNAPSHOT)
+    encoder = EncoderSettings(
+        str(folder / "model"), name="benchmark", device="cpu", dtype=dtype, threads=threads
+    )
     for side in get_args(Side):
         embed(catalog, snapshot, encoder, side, ALONE)
     settings = MineSettings(
@@ -82,23 +91,44 @@ def write_others(folder: Path) -> None:
 
 
 def run_all(folder: Path, chosen: argparse.Namespace) -> list[Result]:
-    model = ["--model", str(folder / "model")]
+    """Run Lode in the precision that it chooses and in float32, and the peers."""
+    model = ["--model", str(folder / "model"), "--batch", str(chosen.batch)]
     peer = ["-m", "benchmarks.mining_peers"]
-    batch = ["--batch", str(chosen.batch)]
+    lode = [
+        sys.executable, "-m", "benchmarks.mining_end_to_end", "--lode", str(folder),
+        "--memory-mb", str(chosen.memory_mb), "--threads", str(chosen.threads), "--dtype",
+    ]  # fmt: skip
+    theirs = [sys.executable, *peer, PEERS[1], str(folder), *model]
     commands = {
-        LODE: [
-            sys.executable, "-m", "benchmarks.mining_end_to_end", "--lode", str(folder),
-            "--memory-mb", str(chosen.memory_mb), "--threads", str(chosen.threads),
-        ],
-        PEERS[1]: [sys.executable, *peer, PEERS[1], str(folder), *model, *batch],
-        PEERS[0]: [chosen.flagembedding_python, *peer, PEERS[0], str(folder), *model, *batch],
-    }  # fmt: skip
+        LODE: [*lode, "fastest"],
+        f"{LODE} in float32": [*lode, "float32"],
+        PEERS[1]: theirs,
+        PEERS[1] + BFLOAT16: [*theirs, "--dtype", "bfloat16"],
+        PEERS[0]: [chosen.flagembedding_python, *peer, PEERS[0], str(folder), *model],
+    }
     results = []
     for name, command in commands.items():
-        if name == LODE or name in chosen.peers:
+        if name.startswith(LODE) or name.removesuffix(BFLOAT16) in chosen.peers:
             results.append(run_miner(name, command, chosen.threads, chosen.limit_s))
             print(results[-1], flush=True)
     return results
+
+
+def table_of(results: Sequence[Result]) -> list[str]:
+    """Compare whole processes with Lode's first."""
+    lode = results[0]
+    lines = ["| miner | wall s | CPU s | peak GiB | Lode: times faster by CPU | "
+             "Lode in float32: by CPU |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for result in results:
+        if result.failure:
+            lines.append(f"| {result.name} | {result.failure} | | | | |")
+            continue
+        lines.append(
+            f"| {result.name} | {result.process_wall_s:.1f} | {result.process_cpu_s:.1f} | "
+            f"{result.peak_gib:.2f} | {result.process_cpu_s / lode.process_cpu_s:.2f} | "
+            f"{result.process_cpu_s / results[1].process_cpu_s:.2f} |"
+        )
+    return lines
 
 
 def main() -> None:
@@ -114,12 +144,15 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--report", type=Path, default=Path(__file__).with_suffix(".md"))
     parser.add_argument("--lode", type=Path, metavar="FOLDER", help="be Lode's process")
+    parser.add_argument("--curate", type=Path, metavar="FOLDER", help="make Lode's catalog")
+    parser.add_argument("--dtype", default="fastest", help="of Lode's process")
     chosen = parser.parse_args()
+    if chosen.curate:
+        make_catalog(chosen.curate)
+        return
     if chosen.lode:
-        made = make_catalog(chosen.lode)
-        model = chosen.lode / "model"
-        run = measure(lambda: mine_lode(*made, model, chosen.memory_mb, chosen.threads))
-        print(json.dumps(run))
+        settings = (chosen.dtype, chosen.memory_mb, chosen.threads)
+        print(json.dumps(measure(lambda: mine_lode(chosen.lode, *settings))))
         return
     os.environ["HF_HUB_OFFLINE"] = ONE_THREAD["HF_HUB_OFFLINE"]
     with tempfile.TemporaryDirectory(prefix="lode-mining-") as temporary:
@@ -128,6 +161,8 @@ def main() -> None:
         write_others(folder)
         passages = list(read_lines(folder / "pool.jsonl", "text"))
         make_model(folder / "model", passages)
+        curate = [sys.executable, "-m", "benchmarks.mining_end_to_end", "--curate", str(folder)]
+        subprocess.run(curate, check=True)
         results = run_all(folder, chosen)
         queries = sum(1 for _ in read_lines(folder / "pairs.jsonl", "query"))
     characters = sum(map(len, passages)) / len(passages)
@@ -143,8 +178,9 @@ def main() -> None:
             f"{queries:,} queries, {len(passages):,} passages of {characters:.0f} characters on "
             "average; BERT, 6 layers of 384, random weights, mean pooling, 512 tokens;",
             f"{chosen.threads} threads, the peers' batches hold {chosen.batch} texts.",
-            "Lode embeds and mines a snapshot, in the precision that it chooses;",
-            "the peers read their lines, encode as they do by default, and write texts.",
+            "Whole processes, with imports and loading. Lode embeds and mines a snapshot, by",
+            "default in the precision that is fastest here; the peers read their lines, encode",
+            "(by default in float32), and write texts.",
             "",
             *table_of(results),
             "",

@@ -1,6 +1,7 @@
 """The peers of the mining benchmarks, each as a process of its own, by its real functions.
 
     python -m benchmarks.mining_peers flagembedding|sentence-transformers FOLDER [--model DIR]
+        [--dtype float32|bfloat16]
 
 A folder holds ``pairs.jsonl`` (query, pos), ``pool.jsonl`` (text) and, for a run without a model,
 ``query_vectors.npy`` and ``passage_vectors.npy`` in the order of the lines. Prints one JSON line.
@@ -101,7 +102,9 @@ def mine_flagembedding(folder: Path, model: str | None, batch: int) -> Callable[
     return run
 
 
-def mine_sentence_transformers(folder: Path, model: str | None, batch: int) -> Callable[[], None]:
+def mine_sentence_transformers(
+    folder: Path, model: str | None, batch: int, dtype: str = "float32"
+) -> Callable[[], None]:
     """Rank to 200, leave out positives and what is within the margin, take the first 7."""
     import torch
     from datasets import Dataset
@@ -111,7 +114,8 @@ def mine_sentence_transformers(folder: Path, model: str | None, batch: int) -> C
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     encoder: Any = Precomputed(folder)
     if model is not None:
-        encoder = SentenceTransformer(model, device="cpu")
+        kwargs = {"torch_dtype": getattr(torch, dtype)}
+        encoder = SentenceTransformer(model, device="cpu", model_kwargs=kwargs)
     queries = list(read_lines(folder / "pairs.jsonl", "query"))
     positives = [positive for (positive,) in read_lines(folder / "pairs.jsonl", "pos")]
     dataset = Dataset.from_dict({"query": queries, "positive": positives})
@@ -206,10 +210,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", help="encode with this folder; without, vectors are looked up")
     parser.add_argument("--batch", type=int, default=32, help="texts a batch of the encoder")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     chosen = parser.parse_args()
-    mine = mine_flagembedding if chosen.peer == PEERS[0] else mine_sentence_transformers
+    if chosen.peer == PEERS[0] and chosen.dtype != "float32":
+        parser.error("FlagEmbedding computes in float32 on CPU; leave --dtype out")
     with contextlib.redirect_stdout(sys.stderr):
-        found = measure(mine(chosen.folder, chosen.model, chosen.batch))
+        if chosen.peer == PEERS[0]:
+            mine = mine_flagembedding(chosen.folder, chosen.model, chosen.batch)
+        else:
+            mine = mine_sentence_transformers(
+                chosen.folder, chosen.model, chosen.batch, chosen.dtype
+            )
+        found = measure(mine)
     print(json.dumps(found))
 
 

@@ -12,9 +12,11 @@ are lexical-384, rounded to float16. Every miner is a process of its own with th
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +91,14 @@ class Result:
     cpu_s: float = 0.0
     peak_gib: float = 0.0
     loaded_gib: float = 0.0
+    process_wall_s: float = 0.0  # with imports and loading
+    process_cpu_s: float = 0.0
     failure: str = ""
+
+    @property
+    def growth_gib(self) -> float:
+        """Return what the run added to the process."""
+        return self.peak_gib - self.loaded_gib
 
 
 def write_pairs(folder: Path, sources: Sequence[str], queries: int, passages: int) -> None:
@@ -210,6 +219,7 @@ def run_miner(name: str, command: Sequence[str], threads: int, limit_s: int) -> 
     """Run one miner to its end or its limit."""
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(limits, str(threads))}
+    wall, cpu = time.perf_counter(), _cpu_of_children()
     try:
         done = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, timeout=limit_s, check=False
@@ -218,7 +228,16 @@ def run_miner(name: str, command: Sequence[str], threads: int, limit_s: int) -> 
         return Result(name, failure=f"not finished after {limit_s} s")
     if done.returncode:
         return Result(name, failure=f"ended with code {done.returncode}")
-    return Result(name, **json.loads(done.stdout.splitlines()[-1]))
+    whole = {
+        "process_wall_s": time.perf_counter() - wall,
+        "process_cpu_s": _cpu_of_children() - cpu,
+    }
+    return Result(name, **json.loads(done.stdout.splitlines()[-1]), **whole)
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run_all(folder: Path, chosen: argparse.Namespace) -> list[Result]:
@@ -317,16 +336,20 @@ def read_objects(path: Path) -> Iterator[dict[str, list[str]]]:
 
 def table_of(results: Sequence[Result]) -> list[str]:
     lode = results[0]
-    lines = ["| miner | wall s | CPU s | peak GiB | of it before the run | Lode: times faster | "
-             "by CPU | Lode's memory is |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| miner | wall s | CPU s | peak GiB | of it before the run | growth GiB | "
+        "Lode: times faster by CPU | Lode's memory is | Lode's growth is |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for result in results:
         if result.failure:
-            lines.append(f"| {result.name} | {result.failure} | | | | | | |")
+            lines.append(f"| {result.name} | {result.failure} | | | | | | | |")
             continue
         lines.append(
             f"| {result.name} | {result.wall_s:.1f} | {result.cpu_s:.1f} | {result.peak_gib:.2f} | "
-            f"{result.loaded_gib:.2f} | {result.wall_s / lode.wall_s:.2f} | "
-            f"{result.cpu_s / lode.cpu_s:.2f} | {lode.peak_gib / result.peak_gib:.1%} |"
+            f"{result.loaded_gib:.2f} | {result.growth_gib:.2f} | "
+            f"{result.cpu_s / lode.cpu_s:.2f} | {lode.peak_gib / result.peak_gib:.1%} | "
+            f"{lode.growth_gib / result.growth_gib:.1%} |"
         )
     return lines
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from datatrove.pipeline.base import PipelineStep
 
 from catalog.errors import CatalogError
@@ -140,8 +141,9 @@ def mine(
         if not job.is_committed():
             materials, relations = _gather(catalog, snapshot, settings, specs, job)
             prepared = _prepare_miners(materials, settings, job)
-            # One worker by default: its threads share a block of passages, workers would not.
-            executor = executor or ExecutorSettings(workers=1)
+            # One worker by default, or one a GPU: its threads share a block of passages, workers
+            # would not.
+            executor = executor or ExecutorSettings(workers=max(1, _count_gpus(settings.search)))
             share = _share(settings, executor.workers)
             step = MineShard(job.output, materials, relations, share, prepared["ann"])
             shards = -(-len(relations.query_ids) // settings.shard_queries)
@@ -169,11 +171,13 @@ class MineShard(PipelineStep):  # type: ignore[misc]
         self.materials = materials
         self.relations = relations
         self.settings = settings
+        self.search = settings.search
         self.ann_settings = ann_settings
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[None]:
         """Write one shard; nothing flows on."""
         size = self.settings.shard_queries
+        self.search = _on_device(self.settings.search, rank)
         here = slice(rank * size, min((rank + 1) * size, len(self.relations.query_ids)))
         with self.output.task(STAGE, rank) as out:
             rows = self.mine(here)
@@ -192,7 +196,7 @@ class MineShard(PipelineStep):  # type: ignore[misc]
             here,
             settings.depth,
             self.ann_settings,
-            settings.search,
+            self.search,
         )
         passage_ids = np.where(rows == NO_PASSAGE, NO_PASSAGE, relations.passage_ids[rows])
         positive_scores = self._positive_scores(here)
@@ -209,7 +213,7 @@ class MineShard(PipelineStep):  # type: ignore[misc]
         offsets, rows = self.relations.positive_rows(here)
         queries = self.materials.vectors("query").read(here.start, here.stop)
         passages = self.materials.vectors("passage")
-        scores = score_listed(queries, passages, offsets, rows, self.settings.search)
+        scores = score_listed(queries, passages, offsets, rows, self.search)
         return lowest_scores(offsets, scores)
 
     def _relevant(
@@ -261,10 +265,23 @@ def _describe(
 
 
 def _share(settings: MineSettings, workers: int) -> MineSettings:
-    """Give each worker its part of memory and threads."""
-    memory_mb = max(settings.search.memory_mb // workers, 1)
-    threads = max(settings.search.threads // workers, 1)
-    return replace(settings, search=replace(settings.search, memory_mb=memory_mb, threads=threads))
+    """Give each worker its part of the threads, and of the memory that it shares with others."""
+    search = settings.search
+    sharing = -(-workers // max(1, _count_gpus(search)))
+    memory_mb = max(search.memory_mb // sharing, 1)
+    threads = max(search.threads // workers, 1)
+    return replace(settings, search=replace(search, memory_mb=memory_mb, threads=threads))
+
+
+def _count_gpus(settings: SearchSettings) -> int:
+    """Count the GPUs that tasks are spread over: none, where the settings name a certain device."""
+    return torch.cuda.device_count() if settings.device == "cuda" else 0
+
+
+def _on_device(settings: SearchSettings, rank: int) -> SearchSettings:
+    """Name the GPU of a task."""
+    count = _count_gpus(settings)
+    return replace(settings, device=f"cuda:{rank % count}") if count else settings
 
 
 def _gather(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -43,17 +44,32 @@ class Passages:
         return len(self.vectors)
 
     def blocks(self) -> Iterator[tuple[int, Rows]]:
-        """Yield (first row, rows as stored) of every block, in order."""
-        starts = range(0, len(self.vectors), self.block_rows)
-        with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(self._read, start) for start in starts[:1]]
-            for i, start in enumerate(starts):
-                block = coming.pop().result()
-                coming += [reader.submit(self._read, later) for later in starts[i + 1 : i + 2]]
-                yield start, block
+        """Yield (first row, rows as stored) of every block, in order.
 
-    def _read(self, start: int) -> Rows:
-        return self.vectors.read(start, min(start + self.block_rows, len(self.vectors)))
+        Rows are good until the next block is asked for: its successor is read into their memory.
+        """
+        starts = range(0, len(self.vectors), self.block_rows)
+        coming = [self._reader.submit(self._read, 0, start) for start in starts[:1]]
+        for i, start in enumerate(starts):
+            block = coming.pop().result()
+            coming += [
+                self._reader.submit(self._read, i + 1, later) for later in starts[i + 1 : i + 2]
+            ]
+            yield start, block
+
+    @cached_property
+    def _reader(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1)  # its thread ends with this object
+
+    @cached_property
+    def _memory(self) -> Rows:
+        """Return room for two blocks; what is never read into takes none."""
+        shape = (2, min(self.block_rows, len(self)), self.vectors.width)
+        return np.empty(shape, self.vectors.dtype)
+
+    def _read(self, number: int, start: int) -> Rows:
+        stop = min(start + self.block_rows, len(self.vectors))
+        return self.vectors.read(start, stop, self._memory[number % 2])
 
 
 def round_rows(
@@ -72,18 +88,44 @@ def round_rows(
     exact_PD = rows_PD.to(torch.float32, copy=centre_D is not None)
     if centre_D is not None:
         exact_PD -= centre_D
-    norms_P = torch.linalg.vector_norm(exact_PD, dim=1)
+    norms_P = _norms(exact_PD, name, first)
+    if product == torch.float32:
+        return exact_PD, norms_P, torch.zeros_like(norms_P)
+    rounded_PD = exact_PD.to(product)
+    lost_P = torch.linalg.vector_norm(exact_PD - rounded_PD, dim=1)
+    return rounded_PD, norms_P, lost_P
+
+
+def round_into(
+    rounded_PD: torch.Tensor,
+    exact_PD: torch.Tensor,
+    rows_PD: torch.Tensor,
+    centre_D: torch.Tensor,
+    first: int,
+) -> Bound:
+    """Do what ``round_rows`` does to passages, in memory that is there; return their bound.
+
+    ``exact_PD`` is float32 and is used up.
+    """
+    exact_PD.copy_(rows_PD)
+    exact_PD -= centre_D
+    norms_P = _norms(exact_PD, "passage", first)
+    rounded_PD.copy_(exact_PD)
+    exact_PD -= rounded_PD
+    lost_P = torch.linalg.vector_norm(exact_PD, dim=1)
+    return Bound(float(norms_P.max()), float(lost_P.max()))
+
+
+def _norms(exact_PD: torch.Tensor, name: str, first: int) -> torch.Tensor:
+    """Return the rows' norms; raise where one is not finite."""
+    norms_P: torch.Tensor = torch.linalg.vector_norm(exact_PD, dim=1)
     if not bool(torch.isfinite(norms_P).all()):
         row = first + int(torch.isfinite(norms_P).logical_not().nonzero()[0])
         raise ValueError(
             f"{name} {row} has a value that is not finite, or too large to multiply: its text "
             "could not be encoded; remove it, or encode it again"
         )
-    if product == torch.float32:
-        return exact_PD, norms_P, torch.zeros_like(norms_P)
-    rounded_PD = exact_PD.to(product)
-    lost_P = torch.linalg.vector_norm(exact_PD - rounded_PD, dim=1)
-    return rounded_PD, norms_P, lost_P
+    return norms_P
 
 
 def margins(

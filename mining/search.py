@@ -6,13 +6,14 @@ so that it is proven which passages can be among the best k; those few are score
 (``mining.topk.dot``), and ranked. Scores and order do not depend on precision, device, block size,
 threads or shards. Equal scores are ordered by row: rows in the order of ids order ties by id.
 
-A query for which too many passages are too close to call is scored canonically against all of them.
+A query for which too many passages are too close to call is searched with float32 products
+(``mining.hard_queries``).
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -20,8 +21,9 @@ import numpy.typing as npt
 import torch
 
 from mining import survivors, survivors_cuda, topk
+from mining.hard_queries import HardQueries
 from mining.passages import Passages
-from mining.survivors import MAX_TILE_SCORES, TILE_PASSAGES, Listed, Tiles
+from mining.survivors import MAX_TILE_SCORES, TILE_PASSAGES, Listed, Tiles, Workspace
 from mining.vectors import Rows, Vectors, as_vectors
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ NO_PASSAGE: Final = -1
 MAX_TILE_QUERIES: Final = 4096
 MAX_PASSAGES: Final = 2**32  # row numbers are stored in 32 bits
 MIN_MEMORY_MB: Final = 1
+RANKED_QUERIES: Final = 512  # at once by a thread
 
 
 def fastest_product() -> str:
@@ -114,11 +117,12 @@ def search_blocks(
     _check(queries, passages, k)
     plan = _make_plan(queries, passages, k, settings)
     corpus = Passages(passages, plan.block_rows)
+    space = plan.workspace(passages.width)
     with _Threads(settings.threads) as workers:
         for first in range(0, len(queries), plan.query_rows):
             block = queries.read(first, min(first + plan.query_rows, len(queries)))
             rows, scores = _search_block(
-                block.astype(np.float32), corpus, min(k, len(corpus)), plan, workers
+                block.astype(np.float32), corpus, min(k, len(corpus)), plan, space, workers
             )
             yield Found(first, _pad(rows, k, NO_PASSAGE), _pad(scores, k, -np.inf))
 
@@ -138,6 +142,7 @@ def score_listed(
     queries, passages = as_vectors(queries), as_vectors(passages)
     _check(queries, passages, 1)
     plan = _make_plan(queries, passages, 1, settings)
+    space = plan.workspace(passages.width)
     scores = np.empty(len(positions), np.float32)
     with _Threads(settings.threads) as workers:
         for first in range(0, len(queries), plan.query_rows):
@@ -147,7 +152,10 @@ def score_listed(
             block = queries.read(first, last).astype(np.float32)
             corpus, chosen = _only(passages, positions[here], settings, plan)
             listed = Listed(own, chosen.astype(np.uint32), np.empty(0, np.int64))
-            scores[here] = _score_block(block, corpus, listed, plan, workers)
+            if plan.device == "cpu":
+                scores[here] = survivors.score(block, corpus, listed, space, workers)
+            else:
+                scores[here] = survivors_cuda.score(block, corpus, listed, plan.device)
     return scores
 
 
@@ -187,6 +195,10 @@ class _Plan:
     tiles: Tiles
     device: str
 
+    def workspace(self, width: int) -> Workspace:
+        """Allocate what a search on CPU works in; memory that is never used is never taken."""
+        return Workspace(self.tiles, self.query_rows, self.block_rows, width)
+
 
 def _make_plan(queries: Vectors, passages: Vectors, k: int, settings: SearchSettings) -> _Plan:
     product = torch.bfloat16 if settings.product == "bf16" else torch.float32
@@ -197,14 +209,16 @@ def _make_plan(queries: Vectors, passages: Vectors, k: int, settings: SearchSett
     entry_bytes = product.itemsize + 8 if on_cpu else 2 * (product.itemsize + 8)
     passage_bytes = passages.width * (2 * passages.itemsize + 4)
     query_bytes = passages.width * (8 + product.itemsize) + capacity * entry_bytes + 24 * k
-    if memory < 4 * max(passage_bytes, query_bytes):
-        needed = -(-4 * max(passage_bytes, query_bytes) >> 20)
+    least = max(8 * passage_bytes, 2 * query_bytes)
+    if memory < least:
+        needed = -(-least >> 20)
         raise ValueError(f"memory_mb is {settings.memory_mb}; k={k} needs at least {needed}")
-    query_rows = _even_share(len(queries), memory // 2 // query_bytes)
-    block_rows = min(max(len(passages), 1), memory // 4 // passage_bytes)
+    # Most of it is for queries: all passages are read, and rounded, once for each block of them.
+    query_rows = _even_share(len(queries), memory * 3 // 4 // query_bytes)
+    block_rows = min(max(len(passages), 1), memory // 8 // passage_bytes)
     threads = settings.threads if on_cpu else 1
     # A GPU's scores have a mask beside them.
-    tile_scores = memory // 4 // (product.itemsize * (threads if on_cpu else 2))
+    tile_scores = memory // 8 // (product.itemsize * (threads if on_cpu else 2))
     tile_rows = min(
         -(-query_rows // threads),
         MAX_TILE_QUERIES,
@@ -215,39 +229,64 @@ def _make_plan(queries: Vectors, passages: Vectors, k: int, settings: SearchSett
 
 
 def _search_block(
-    queries_QD: Scores, corpus: Passages, k: int, plan: _Plan, workers: "_Threads"
+    queries_QD: Scores,
+    corpus: Passages,
+    k: int,
+    plan: _Plan,
+    space: Workspace,
+    workers: "_Threads",
 ) -> tuple[Ids, Scores]:
     """Return (row numbers, scores) of the k best passages of some queries."""
     rows = np.empty((len(queries_QD), k), np.int64)
     scores = np.empty((len(queries_QD), k), np.float32)
     if not rows.size:
         return rows, scores
-    if plan.device == "cpu":
-        listed = survivors.select(queries_QD, corpus, k, plan.tiles, workers)
-    else:
-        listed = survivors_cuda.select(queries_QD, corpus, k, plan.tiles, plan.device)
-    exact = _score_block(queries_QD, corpus, listed, plan, workers)
+    if plan.device != "cpu":
+        return _search_block_cuda(queries_QD, corpus, k, plan, space, workers)
+    listed = survivors.select(queries_QD, corpus, k, space, workers)
+    hard = HardQueries(queries_QD[listed.overflowed], k, workers)
+    exact = survivors.score(queries_QD, corpus, listed, space, workers, hard.take_block)
+    _rank(listed, exact, rows, scores, workers)
+    rows[listed.overflowed], scores[listed.overflowed] = hard.best()
+    return rows, scores
 
+
+def _search_block_cuda(
+    queries_QD: Scores,
+    corpus: Passages,
+    k: int,
+    plan: _Plan,
+    space: Workspace,
+    workers: "_Threads",
+) -> tuple[Ids, Scores]:
+    """Do the same on a GPU; hard queries once more in float32, and what is left of them on CPU."""
+    rows = np.empty((len(queries_QD), k), np.int64)
+    scores = np.empty((len(queries_QD), k), np.float32)
+    listed = survivors_cuda.select(queries_QD, corpus, k, plan.tiles, plan.device)
+    exact = survivors_cuda.score(queries_QD, corpus, listed, plan.device)
+    _rank(listed, exact, rows, scores, workers)
+    if not len(listed.overflowed):
+        return rows, scores
+    hard_QD = queries_QD[listed.overflowed]
+    if plan.tiles.product != torch.float32:
+        exactly = replace(plan.tiles, product=torch.float32, scores=plan.tiles.scores // 2)
+        retry = replace(plan, tiles=exactly)
+        found = _search_block_cuda(hard_QD, corpus, k, retry, space, workers)
+    else:
+        hard = HardQueries(hard_QD, k, workers)
+        for first, block in corpus.blocks():
+            hard.take_block(first, survivors.widen_block(block, space, workers))
+        found = hard.best()
+    rows[listed.overflowed], scores[listed.overflowed] = found
+    return rows, scores
+
+
+def _rank(listed: Listed, exact: Scores, rows: Ids, scores: Scores, workers: "_Threads") -> None:
     def rank(here: slice) -> None:
         offsets = listed.offsets[here.start : here.stop + 1]
         topk.rank(offsets, listed.positions, exact, rows[here], scores[here])
 
-    workers.map(rank, len(queries_QD), plan.tiles.query_rows)
-    if len(listed.overflowed):
-        hard = listed.overflowed
-        listed, exact = survivors.search_all(queries_QD[hard], corpus, k, plan.tiles, workers)
-        hard_rows, hard_scores = rows[hard], scores[hard]
-        topk.rank(listed.offsets, listed.positions, exact, hard_rows, hard_scores)
-        rows[hard], scores[hard] = hard_rows, hard_scores
-    return rows, scores
-
-
-def _score_block(
-    queries_QD: Scores, corpus: Passages, listed: Listed, plan: _Plan, workers: "_Threads"
-) -> Scores:
-    if plan.device == "cpu":
-        return survivors.score(queries_QD, corpus, listed, plan.tiles, workers)
-    return survivors_cuda.score(queries_QD, corpus, listed, plan.device)
+    workers.map(rank, len(rows), RANKED_QUERIES)
 
 
 class _Threads:

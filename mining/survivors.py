@@ -3,6 +3,7 @@
 Legend of the tensors' suffixes: Q queries of a block, P passages of a block, D width.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from mining import topk
-from mining.passages import Bound, Passages, margins, round_rows
+from mining.passages import Bound, Passages, margins, round_into, round_rows
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
@@ -80,6 +81,14 @@ class Buffers:
             np.zeros(rows, np.int64),
         )
 
+    def first_rows(self, rows: int) -> "Buffers":
+        """Return the buffers of the first rows, emptied."""
+        self.thresholds[:rows] = _LOWEST[self.keys.dtype]
+        self.counts[:rows] = 0
+        return Buffers(
+            self.thresholds[:rows], self.keys[:rows], self.positions[:rows], self.counts[:rows]
+        )
+
     def scan(self, here: slice, bits: npt.NDArray, first: int, k: int, error: Floats) -> None:
         """Take in scores of some queries; a column's position is ``first`` and its number."""
         topk.scan(
@@ -104,18 +113,63 @@ class Buffers:
         return Listed(offsets, positions, np.flatnonzero(overflowed))
 
 
-def select(queries_QD: Floats, corpus: Passages, k: int, tiles: Tiles, workers: Workers) -> Listed:
+class Workspace:
+    """Memory of a search on CPU, allocated once.
+
+    What is allocated for each product anew stays with each thread's heap, in pieces: a search grew
+    to twice the sum of what it used.
+    """
+
+    def __init__(self, tiles: Tiles, query_rows: int, block_rows: int, width: int) -> None:
+        self.tiles = tiles
+        self.width = width
+        self._query_rows = query_rows
+        self._block = torch.empty(block_rows * width, dtype=torch.float32)
+        self._own = threading.local()  # each thread's
+        self._buffers: Buffers | None = None
+
+    def buffers(self, rows: int) -> Buffers:
+        """Return empty buffers; those of the block of queries before are gone."""
+        if self._buffers is None:
+            key_type = str(_KEY_TYPE[self.tiles.product]).removeprefix("torch.")
+            self._buffers = Buffers.empty(self._query_rows, self.tiles.capacity, key_type)
+        return self._buffers.first_rows(rows)
+
+    def block(self, rows: int, kind: torch.dtype) -> torch.Tensor:
+        """Return room for a block of passages; the block before is gone."""
+        return self._block.view(kind)[: rows * self.width].view(rows, self.width)
+
+    def piece(self, rows: int) -> torch.Tensor:
+        """Return this thread's room for a few passages in float32."""
+        memory = self._room("piece", torch.float32, TILE_PASSAGES * self.width)
+        return memory[: rows * self.width].view(rows, self.width)
+
+    def tile(self, rows: int, columns: int) -> torch.Tensor:
+        """Return this thread's room for a product."""
+        size = self.tiles.query_rows * TILE_PASSAGES
+        return self._room("tile", self.tiles.product, size)[: rows * columns].view(rows, columns)
+
+    def _room(self, name: str, kind: torch.dtype, size: int) -> torch.Tensor:
+        if not hasattr(self._own, name):
+            setattr(self._own, name, torch.empty(size, dtype=kind))
+        memory: torch.Tensor = getattr(self._own, name)
+        return memory
+
+
+def select(
+    queries_QD: Floats, corpus: Passages, k: int, space: Workspace, workers: Workers
+) -> Listed:
     """List for each query every passage that can be among its k best."""
+    product, query_rows = space.tiles.product, space.tiles.query_rows
     rounded_QD, norms_Q, lost_Q = round_rows(
-        torch.from_numpy(queries_QD), None, tiles.product, "query", 0
+        torch.from_numpy(queries_QD), None, product, "query", 0
     )
     norms, lost = norms_Q.double().numpy(), lost_Q.double().numpy()
-    key_type = _KEY_TYPE[tiles.product]
-    buffers = Buffers.empty(len(queries_QD), tiles.capacity, str(key_type).removeprefix("torch."))
+    buffers = space.buffers(len(queries_QD))
     bound = Bound()
     error = np.zeros(len(queries_QD), np.float32)
     for first, block in corpus.blocks():
-        passages_PD, found = _round_block(block, corpus, tiles.product, first, workers)
+        passages_PD, found = _round_block(block, corpus, space, first, workers)
         bound = bound.join(found)
         error = margins(norms, lost, bound, queries_QD.shape[1])
 
@@ -125,81 +179,66 @@ def select(queries_QD: Floats, corpus: Passages, k: int, tiles: Tiles, workers: 
         ) -> None:  # fmt: skip
             for start in range(0, len(passages_PD), TILE_PASSAGES):
                 tile_PD = passages_PD[start : start + TILE_PASSAGES]
-                scores_QP = torch.mm(rounded_QD[here], tile_PD.T)
-                buffers.scan(here, scores_QP.view(key_type).numpy(), first + start, k, error)
+                scores_QP = space.tile(here.stop - here.start, len(tile_PD))
+                torch.mm(rounded_QD[here], tile_PD.T, out=scores_QP)
+                bits = scores_QP.view(_KEY_TYPE[product]).numpy()
+                buffers.scan(here, bits, first + start, k, error)
 
-        workers.map(multiply, len(queries_QD), tiles.query_rows)
-    workers.map(lambda here: buffers.compact(here, k, error), len(queries_QD), tiles.query_rows)
+        workers.map(multiply, len(queries_QD), query_rows)
+    workers.map(lambda here: buffers.compact(here, k, error), len(queries_QD), query_rows)
     return buffers.listed()
 
 
 def score(
-    queries_QD: Floats, corpus: Passages, listed: Listed, tiles: Tiles, workers: Workers
+    queries_QD: Floats,
+    corpus: Passages,
+    listed: Listed,
+    space: Workspace,
+    workers: Workers,
+    also: Callable[[int, Floats], None] | None = None,
 ) -> Floats:
-    """Score every listed passage canonically."""
+    """Score every listed passage canonically; ``also`` is shown (first row, rows) of each block."""
     scores = np.empty(len(listed.positions), np.float32)
     for first, block in corpus.blocks():
-        exact_PD = _widen_block(block, workers)
+        exact_PD = widen_block(block, space, workers)
 
         def score_tile(here: slice, exact_PD: Floats = exact_PD, first: int = first) -> None:
             offsets = listed.offsets[here.start : here.stop + 1]
             topk.score_listed(queries_QD[here], exact_PD, first, offsets, listed.positions, scores)
 
-        workers.map(score_tile, len(queries_QD), tiles.query_rows)
+        workers.map(score_tile, len(queries_QD), space.tiles.query_rows)
+        if also is not None:
+            also(first, exact_PD)
     return scores
 
 
-def search_all(
-    queries_QD: Floats, corpus: Passages, k: int, tiles: Tiles, workers: Workers
-) -> tuple[Listed, Floats]:
-    """Score every passage canonically and list the k best: the slow way, for any scores."""
-    buffers = Buffers.empty(len(queries_QD), tiles.capacity, np.int32)
-    exactly = np.zeros(len(queries_QD), np.float32)
-    for first, block in corpus.blocks():
-        exact_PD = _widen_block(block, workers)
+def widen_block(block: npt.NDArray, space: Workspace, workers: Workers) -> Floats:
+    """Return a block as float32; numpy converts float16 ten times slower than torch."""
+    if block.dtype == np.float32:
+        return block
+    wide_PD = space.block(len(block), torch.float32)
 
-        def score_tile(here: slice, exact_PD: Floats = exact_PD, first: int = first) -> None:
-            for start in range(0, len(exact_PD), TILE_PASSAGES):
-                tile_PD = exact_PD[start : start + TILE_PASSAGES]
-                scores_QP = np.empty((here.stop - here.start, len(tile_PD)), np.float32)
-                topk.score_all(queries_QD[here], tile_PD, scores_QP)
-                buffers.scan(here, scores_QP.view(np.int32), first + start, k, exactly)
+    def widen(here: slice) -> None:
+        wide_PD[here].copy_(torch.from_numpy(block[here]))
 
-        workers.map(score_tile, len(queries_QD), max(1, min(64, tiles.query_rows)))
-    workers.map(lambda here: buffers.compact(here, k, exactly), len(queries_QD), tiles.query_rows)
-    listed = buffers.listed()
-    return listed, score(queries_QD, corpus, listed, tiles, workers)
+    workers.map(widen, len(block), TILE_PASSAGES)
+    widened: Floats = wide_PD.numpy()
+    return widened
 
 
 def _round_block(
-    block: npt.NDArray, corpus: Passages, product: torch.dtype, first: int, workers: Workers
+    block: npt.NDArray, corpus: Passages, space: Workspace, first: int, workers: Workers
 ) -> tuple[torch.Tensor, Bound]:
     """Centre and round a block in pieces that fit a cache."""
-    rounded_PD = torch.empty(block.shape, dtype=product)
+    rounded_PD = space.block(len(block), space.tiles.product)
     centre_D = torch.from_numpy(corpus.centre)
 
     def round_piece(here: slice) -> Bound:
         rows_PD = torch.from_numpy(block[here])
-        piece_PD, norms_P, lost_P = round_rows(
-            rows_PD, centre_D, product, "passage", first + here.start
-        )
-        rounded_PD[here] = piece_PD
-        return Bound(float(norms_P.max()), float(lost_P.max()))
+        exact_PD = space.piece(len(rows_PD))
+        return round_into(rounded_PD[here], exact_PD, rows_PD, centre_D, first + here.start)
 
     bound = Bound()
     for found in workers.map(round_piece, len(block), TILE_PASSAGES):
         bound = bound.join(found)
     return rounded_PD, bound
-
-
-def _widen_block(block: npt.NDArray, workers: Workers) -> Floats:
-    """Return a block as float32; numpy converts float16 ten times slower than torch."""
-    if block.dtype == np.float32:
-        return block
-    wide_PD = np.empty(block.shape, np.float32)
-
-    def widen(here: slice) -> None:
-        torch.from_numpy(wide_PD[here]).copy_(torch.from_numpy(block[here]))
-
-    workers.map(widen, len(block), TILE_PASSAGES)
-    return wide_PD

@@ -262,12 +262,55 @@ def score_listed(
 
 
 @kernel
-def score_all(queries: Floats, passages: Floats, scores: Floats) -> None:
-    """Fill queries x passages with canonical scores."""
+def scan_exactly(  # noqa: PLR0913 - a kernel takes arrays, not objects
+    products: Floats,
+    queries: Floats,
+    passages: Floats,
+    first_position: int,
+    k: int,
+    margins: Floats,
+    thresholds: Keys,
+    keys: Keys,
+    positions: Positions,
+    counts: Counts,
+) -> None:
+    """Append to each row's buffer the canonical scores above its threshold; nothing overflows.
+
+    ``products`` (queries x passages) are off by the row's margin at most: a passage whose product
+    is further below the threshold is not scored. Keys are 32 bits wide.
+    """
     sums = np.empty(LANES, np.float64)
+    score = np.empty(1, np.float32)
+    exactly = np.zeros(counts.size, np.float32)
+    bits = np.empty(1, np.int32)
     for row in range(len(queries)):
+        count, threshold = counts[row], np.int64(thresholds[row])
+        lowest = _lowest_product(threshold, bits, margins[row])
         for column in range(len(passages)):
-            scores[row, column] = dot(queries[row], passages[column], sums)
+            if products[row, column] < lowest:
+                continue
+            score[0] = dot(queries[row], passages[column], sums)
+            key = ordered_key(score.view(np.int32)[0])
+            if key <= threshold:
+                continue
+            if count == keys.shape[1]:
+                count = _compact(row, count, k, exactly, thresholds, keys, positions)
+                threshold = np.int64(thresholds[row])
+                lowest = _lowest_product(threshold, bits, margins[row])
+                if key <= threshold:
+                    continue
+            keys[row, count] = key
+            positions[row, count] = first_position + column
+            count += 1
+        counts[row] = count
+
+
+@kernel
+def _lowest_product(threshold: Any, bits: npt.NDArray[np.int32], margin: float) -> float:
+    """Return the least product of a passage whose score can be above a threshold (32-bit key)."""
+    if threshold == -(1 << 31):  # of a buffer that was never full; it stands for no number
+        return -np.inf
+    return _number(threshold, 0, bits, bits.view(np.float32)) - margin
 
 
 @kernel

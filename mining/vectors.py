@@ -1,7 +1,7 @@
 """Vectors: rows of numbers in memory or on disk, read block by block."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -36,18 +36,28 @@ class Vectors:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def read(self, start: int, stop: int) -> Rows:
-        """Return rows ``start`` to ``stop``; they may be views of a part in memory."""
-        found = []
+    def read(self, start: int, stop: int, out: Rows | None = None) -> Rows:
+        """Return rows ``start`` to ``stop``: a view of a part in memory, or else read into ``out``.
+
+        ``out`` has at least as many rows, of this width and dtype; without it memory is allocated.
+        """
+        pieces = []
         first = 0
         for part, end in zip(self.parts, self.ends, strict=True):
             low, high = max(start, first), min(stop, int(end))
             if low < high:
-                found.append(_read_rows(part, low - first, high - first))
+                pieces.append((part, low - first, high - first))
             first = int(end)
-        if not found:
-            return np.empty((0, self.width), self.dtype)
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        if len(pieces) == 1 and not _is_whole_file(pieces[0][0]):
+            part, low, high = pieces[0]
+            return part[low:high]
+        rows = sum(high - low for _, low, high in pieces)
+        found = np.empty((rows, self.width), self.dtype) if out is None else out[:rows]
+        filled = 0
+        for part, low, high in pieces:
+            _read_rows(part, low, high, found[filled : filled + high - low])
+            filled += high - low
+        return found
 
     def take(self, rows: npt.NDArray[np.int64]) -> Rows:
         """Return chosen rows, which must ascend."""
@@ -66,14 +76,25 @@ def as_vectors(rows: "Vectors | Rows | Sequence[Rows]") -> Vectors:
     return rows if isinstance(rows, Vectors) else Vectors(rows)
 
 
-def _read_rows(part: Rows, start: int, stop: int) -> Rows:
-    if not _is_whole_file(part):
-        return part[start:stop]
-    width = part.shape[1]
-    offset = part.offset + start * width * part.dtype.itemsize  # type: ignore[attr-defined]
-    count = (stop - start) * width
-    rows = np.fromfile(part.filename, part.dtype, count, offset=offset)  # type: ignore[attr-defined]
-    return rows.reshape(stop - start, width)
+def _read_rows(part: Rows, start: int, stop: int, out: Rows) -> None:
+    if not _is_whole_file(part) or part.dtype != out.dtype:
+        out[:] = part[start:stop]
+        return
+    offset = part.offset + start * part.shape[1] * part.dtype.itemsize  # type: ignore[attr-defined]
+    name: str = part.filename  # type: ignore[attr-defined]
+    with open(name, "rb", buffering=0) as stream:
+        stream.seek(offset)
+        _fill(stream, out, name, stop - 1)
+
+
+def _fill(stream: BinaryIO, out: Rows, name: str, last: int) -> None:
+    """Read into rows; one call reads 2 GiB at most."""
+    left = out.data.cast("B")
+    while len(left):
+        read = stream.readinto(left)  # type: ignore[attr-defined]
+        if not read:
+            raise ValueError(f"{name} ends before row {last}; write it again")
+        left = left[read:]
 
 
 def _take_rows(part: Rows, rows: npt.NDArray[np.int64]) -> Rows:
@@ -87,9 +108,8 @@ def _take_rows(part: Rows, rows: npt.NDArray[np.int64]) -> Rows:
     with open(name, "rb") as stream:
         for low, high in zip([0, *cuts], [*cuts, len(rows)], strict=True):
             stream.seek(part.offset + int(rows[low]) * row_bytes)  # type: ignore[attr-defined]
-            read = stream.readinto(taken[low:high].data.cast("B"))
-            if read != (high - low) * row_bytes:
-                raise ValueError(f"{name} ends before row {rows[high - 1]}; write it again")
+            if low < high:
+                _fill(stream, taken[low:high], name, int(rows[high - 1]))
     return taken
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from catalog.errors import CatalogError
 from catalog.executors import ExecutorSettings
@@ -19,9 +20,10 @@ from catalog.schema import DUPLICATES, TEXT_IDS
 from catalog.snapshots import create_snapshot, load_snapshot
 from mining.ann import AnnSettings
 from mining.candidates import FilterSettings, Reason
+from mining.commands import SHARD_QUERIES
 from mining.embeddings import EMBEDDINGS, EmbeddingStore, keys_of
 from mining.encoder import EncoderSettings, spec_of
-from mining.mine import TABLE, MineSettings, mine
+from mining.mine import TABLE, MineSettings, _on_device, _share, mine
 from mining.relevance import RelevanceSettings
 from mining.search import SearchSettings
 from tests.tiny_catalog import A, add_file, add_table, cluster, copy_catalog, fetch, own_ids, pair
@@ -223,6 +225,23 @@ def test_a_killed_run_goes_on_where_it_was(template, corpus, tmp_path):
     assert run(corpus) == run(undisturbed)
     assert candidates(corpus) == candidates(undisturbed)
     assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing done twice
+
+
+def test_the_command_has_the_default_of_the_settings():
+    assert MineSettings().shard_queries == SHARD_QUERIES
+
+
+def test_tasks_are_spread_over_gpus_and_only_those_of_one_gpu_share_its_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    on_gpus = SearchSettings(memory_mb=100, threads=8, device="cuda")
+    assert [_on_device(on_gpus, rank).device for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    shared = _share(MineSettings(search=on_gpus), workers=4).search
+    assert (shared.memory_mb, shared.threads) == (50, 2)
+    for certain in ("cuda:1", "cpu"):
+        chosen = SearchSettings(memory_mb=100, threads=8, device=certain)
+        assert _on_device(chosen, 0) == chosen
+        assert _share(MineSettings(search=chosen), workers=4).search.memory_mb == 25
 
 
 def test_texts_without_vectors_are_refused_with_what_to_run(corpus):

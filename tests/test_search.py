@@ -7,11 +7,15 @@ import pytest
 import torch
 
 from mining import survivors_cuda, topk
+from mining.hard_queries import HardQueries
 from mining.passages import Passages
 from mining.search import (
     NO_PASSAGE,
     SearchSettings,
     _make_plan,
+    _Plan,
+    _search_block_cuda,
+    _Threads,
     score_listed,
     search,
     search_blocks,
@@ -163,6 +167,41 @@ def test_a_tile_of_scores_on_a_gpu_stays_below_what_torch_can_select_from(monkey
     tiles = _make_plan(queries, passages, 200, settings).tiles
     widest = max(s.stop - s.start for s in survivors_cuda._growing(10**8, 10**7, tiles))
     assert 2**29 < tiles.query_rows * widest <= 2**30
+
+
+def nearly_equal(rng, width=200):
+    """Return queries and passages whose scores float32 products cannot put in order."""
+    centre = unit(rng, 1, width)
+    passages = centre + unit(rng, 3000, width) * 2e-6
+    return unit(rng, 20, width), passages
+
+
+def test_hard_queries_are_ordered_as_exactly_as_others():
+    queries, passages = nearly_equal(np.random.default_rng(14))
+    with _Threads(2) as workers:
+        hard = HardQueries(queries, 50, workers)
+        hard.take_block(0, passages[:1700])
+        hard.take_block(1700, passages[1700:])
+        rows, scores = hard.best()
+    expected_rows, expected_scores = brute_force(queries, passages, 50)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
+@pytest.mark.parametrize("product", [torch.bfloat16, torch.float32])
+def test_what_is_too_close_to_call_for_a_gpu_is_searched_all_the_same(product):
+    # On the CPU: the operations are torch's. Half of the queries see scores that can be told apart.
+    rng = np.random.default_rng(15)
+    queries, passages = nearly_equal(rng)
+    passages[::3] = unit(rng, 1000, 200)
+    plan = _Plan(len(queries), 1100, Tiles(8, 256, product), "cpu")
+    with _Threads(1) as workers:
+        rows, scores = _search_block_cuda(
+            queries, Passages(Vectors(passages), 1100), 40, plan, plan.workspace(200), workers
+        )
+    expected_rows, expected_scores = brute_force(queries, passages, 40)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
 
 
 def test_k_larger_than_the_corpus_fills_up_with_no_passage():
