@@ -9,7 +9,7 @@ from trainer.checkpoints import Progress
 from trainer.settings import ContrastiveTask, TrainSettings
 
 if TYPE_CHECKING:
-    from trainer.run import RunPlace
+    from trainer.run_folder import RunPlace
 
 
 def write_card(
@@ -26,7 +26,7 @@ def write_card(
         f"# {place.name}",
         "",
         f"Trained by Lode ({code_version()}) from `{settings.model.base}`: step {progress.step:,} "
-        f"of {steps:,}, {progress.processes} processes, {settings.precision}.",
+        f"of {steps:,}, {_processes_line(progress)}, {settings.precision}.",
         "",
         "## Data",
         "",
@@ -50,6 +50,14 @@ def write_card(
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _processes_line(progress: Progress) -> str:
+    """Say how many processes trained, and from which step on: sums are rounded by that."""
+    parts = [f"{count} from step {since:,} on" for since, count in progress.processes]
+    if len(parts) == 1:
+        return f"processes: {progress.processes[0][1]}"
+    return f"processes: {', '.join(parts)} (the order of the data went on)"
 
 
 def _license_lines(place: "RunPlace", pack: Pack) -> list[str]:

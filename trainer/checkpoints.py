@@ -10,19 +10,23 @@ One is written aside and renamed when it is whole; a killed run goes on from the
 import contextlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from catalog.errors import CatalogError
-from catalog.records import sync_folder, write_json, writing
+from catalog.records import sync_file, sync_folder, write_json, writing
 from trainer.engine import Engine, is_first_process
 from trainer.model_export import save_model
 from trainer.negatives import DynamicNegatives, load_negatives, save_negatives
+from trainer.processes import count as count_all
 from trainer.step import Trained
 
 LINK: Final = "checkpoint"
@@ -32,13 +36,24 @@ _NEGATIVES: Final = "negatives.bin"
 _LOSSES: Final = "losses.safetensors"
 
 
+ProcessCounts = tuple[tuple[int, int], ...]
+"""Steps that were done when a life began with another number of processes, and that number."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run is: steps that are done, and what it must not be resumed without."""
 
     step: int
     pack_key: str
-    processes: int
+    processes: ProcessCounts
+
+
+def note_processes(counts: ProcessCounts, since: int, processes: int) -> ProcessCounts:
+    """Add a number of processes to those that a run has had, where it is another one."""
+    if counts and counts[-1][1] == processes:
+        return counts
+    return (*counts, (since, processes))
 
 
 def save_checkpoint(
@@ -53,7 +68,7 @@ def save_checkpoint(
     path = run / f"{LINK}-{progress.step:08d}"
     aside = run / f".{path.name}.tmp"
     saved = negatives.state_dict(progress.step) if negatives is not None else None
-    with writing(run):
+    with _writing_model(run):
         if is_first_process():
             shutil.rmtree(aside, ignore_errors=True)
             save_model(trained.model, aside, card)
@@ -66,9 +81,10 @@ def save_checkpoint(
             if saved is not None:
                 save_negatives(aside / TRAINING / _NEGATIVES, saved)
             write_json(aside / TRAINING / _STATE, asdict(progress))
+            _sync_tree(aside)
             shutil.rmtree(path, ignore_errors=True)
             aside.rename(path)
-            _point(run, path)
+            sync_folder(run)
         _wait()
     return path
 
@@ -87,6 +103,11 @@ def load_checkpoint(
             f"{path} was trained on the pack {progress.pack_key}, this is {pack_key}: the snapshot "
             "or the candidates are others; resume with the pack that the run began with"
         )
+    if engine.is_split and progress.processes[-1][1] != count_all():
+        raise CatalogError(
+            f"{path} holds DeepSpeed's state of {progress.processes[-1][1]} processes, and "
+            f"{count_all()} run: start as many as before; only plain torch goes on with others"
+        )
     trained.losses.load_state_dict(load_file(path / TRAINING / _LOSSES))
     engine.load(path / TRAINING)
     if negatives is not None:
@@ -102,7 +123,8 @@ def read_progress(path: Path) -> Progress:
         raise CatalogError(
             f"{path} is a model without the state of its training; it can be a base, not resumed"
         ) from None
-    return Progress(**content)
+    counts = tuple((since, count) for since, count in content.pop("processes"))
+    return Progress(**content, processes=counts)
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -111,21 +133,42 @@ def newest_checkpoint(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def drop_old_checkpoints(run: Path, keep: int) -> None:
-    """Remove all but the newest checkpoints, and what killed runs left aside."""
-    for old in sorted(run.glob(f"{LINK}-*"))[:-keep]:
-        shutil.rmtree(old)
-    for left in run.glob(f".{LINK}-*.tmp"):
-        shutil.rmtree(left)
+def tidy_checkpoints(run: Path, keep: int) -> None:
+    """Point to the newest checkpoint, and remove old ones and what killed lives left aside."""
+    whole = sorted(run.glob(f"{LINK}-*"))
+    if whole:
+        _point(run, whole[-1])
+    for left in [*whole[:-keep], *run.glob(f".{LINK}*.tmp")]:
+        left.unlink() if left.is_symlink() else shutil.rmtree(left)
+
+
+@contextlib.contextmanager
+def _writing_model(run: Path) -> Iterator[None]:
+    """As ``writing``, also for what safetensors says of a full disk: its error is no OSError."""
+    with writing(run):
+        try:
+            yield
+        except SafetensorError as error:
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            if found is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
+def _sync_tree(folder: Path) -> None:
+    """Wait until all files below a folder are on the disk: it is renamed after that only."""
+    for path in folder.rglob("*"):
+        (sync_folder if path.is_dir() else sync_file)(path)
+    sync_folder(folder)
 
 
 def _point(run: Path, path: Path) -> None:
     link = run / f".{LINK}.{os.getpid()}.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        link.unlink()
-    link.symlink_to(path.name)
-    link.rename(run / LINK)
-    sync_folder(run)
+    with writing(run):
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.name)
+        link.rename(run / LINK)
+        sync_folder(run)
 
 
 def _wait() -> None:

@@ -69,6 +69,7 @@ class Engine(ABC):
     """What a training step needs of an engine."""
 
     module: nn.Module
+    is_split = False  # the saved state is one process's share, for as many processes only
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Enclose several calls of ``backward`` before one ``step``."""
@@ -130,24 +131,36 @@ class TorchEngine(Engine):
         """Read what ``save`` wrote; raise where it is of another model."""
         from safetensors.torch import load_file
 
-        tensors = load_file(folder / OPTIMIZER_FILE)
+        path = folder / OPTIMIZER_FILE
+        if not path.exists():
+            raise ValueError(f"{folder} has no {OPTIMIZER_FILE}; it was written by DeepSpeed")
+        tensors = load_file(path)
         parameters = dict(self.module.named_parameters())
-        expected = {f"{name}/{key}" for name in self.names for key in _STATES}
-        if tensors and set(tensors) != expected:
-            odd = sorted(set(tensors) ^ expected)[0]
-            raise ValueError(f"{folder / OPTIMIZER_FILE} is of another model (first: {odd})")
-        for name in self.names if tensors else ():
+        # A weight that has had no gradient yet has no state.
+        begun = {name.rpartition("/")[0] for name in tensors}
+        expected = {f"{name}/{key}" for name in begun for key in _STATES}
+        if begun - set(self.names) or set(tensors) != expected:
+            odd = sorted((begun - set(self.names)) or (set(tensors) ^ expected))[0]
+            raise ValueError(f"{path} is of another model (first: {odd})")
+        for name in sorted(begun):
             weight = parameters[name]
             self.optimizer.state[weight] = {
-                key: tensors[f"{name}/{key}"].to(weight.device if key != "step" else "cpu")
+                # Fused AdamW wants the count of steps beside the weight, too.
+                key: tensors[f"{name}/{key}"].to(weight.device)
                 for key in _STATES
             }
 
 
 class DeepSpeedEngine(Engine):
-    """DeepSpeed's ZeRO stage 1: each process keeps its share of the optimizer's state."""
+    """DeepSpeed's ZeRO stage 1: each process keeps its share of the optimizer's state.
 
-    def __init__(self, module: nn.Module, settings: OptimizerSettings, precision: str) -> None:
+    Weights stay in float32 as with plain torch, so that checkpoints are the same; the model itself
+    computes in bfloat16 where it is told so.
+    """
+
+    is_split = True
+
+    def __init__(self, module: nn.Module, settings: OptimizerSettings) -> None:
         deepspeed = _import_deepspeed()
         optimizer = make_optimizer(module, settings)
         self.inner, *_ = deepspeed.initialize(
@@ -159,8 +172,6 @@ class DeepSpeedEngine(Engine):
                 "gradient_clipping": settings.clip,
                 "zero_optimization": {"stage": 1},
                 "zero_allow_untested_optimizer": True,
-                "bf16": {"enabled": precision == "bfloat16"},
-                "torch_autocast": {"enabled": False},
             },
         )
         self.module = self.inner.module

@@ -21,6 +21,8 @@ from mining.token_batches import TokenizedTexts
 from mining.token_model import TokenModel, load_tokenizer, tokenize
 
 IDENTITY = "torch.nn.modules.linear.Identity"
+# Weights of published models that no embedding depends on.
+UNUSED_WEIGHTS = ("pooler.",)
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,14 @@ class EmbeddingModel(nn.Module):
         self.heads = load_heads(self.folder.heads)
         self.width = self.folder.width
         if settings.head_width is not None:
-            self.heads.append(_new_head(self.folder, settings.head_width, seed))
+            self._add_head(_new_head(self.folder, settings.head_width, seed))
             self.width = settings.head_width
         self.tokenizer = load_tokenizer(self.folder, trusts_code=settings.trust_remote_code)
         self.requires_grad_(True)
+        for name, weight in self.tokens.transformer.named_parameters():
+            # BERT's pooler: nothing reads it, so decay and checkpoints leave it as it is.
+            if name.startswith(UNUSED_WEIGHTS):
+                weight.requires_grad_(False)
         self.train()
 
     @property
@@ -79,6 +85,8 @@ class EmbeddingModel(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Turn texts, instructions included, into tokens."""
+        if not texts:
+            return TokenizedTexts.of([])
         return tokenize(self.tokenizer, texts, self.folder.max_tokens)
 
     def micro_batches(self, tokens: TokenizedTexts) -> list[np.ndarray]:
@@ -89,11 +97,19 @@ class EmbeddingModel(nn.Module):
         """Return the embeddings of texts in their order, N x D, in float32."""
         batches = self.micro_batches(tokens)
         if not batches:
-            return torch.zeros((0, self.width), device=self.device)
+            # A graph of all weights: this process has a gradient to send, too, and it is 0.
+            weights = [weight.sum() for weight in self.parameters() if weight.requires_grad]
+            return torch.zeros((0, self.width), device=self.device) + torch.stack(weights).sum()
         with self._autocast():
             found = [self._run(tokens.take(rows)) for rows in batches]
         order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(self.device)
         return torch.cat(found)[order]
+
+    def _add_head(self, head: nn.Module) -> None:
+        """Add a head where published models have theirs: before a last normalisation."""
+        heads = list(self.heads.children())
+        is_last = bool(heads) and not isinstance(heads[-1], (Dense, nn.LayerNorm))
+        self.heads.insert(len(heads) - is_last, head)
 
     def _run(self, batch: TokenizedTexts) -> Tensor:
         hidden_TD = self.tokens(batch)

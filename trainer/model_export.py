@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from catalog.records import sync_file, sync_folder, write_json
+from catalog.records import write_json
 from mining.model_modules import POOLING_KEYS
 from mining.pooling import Dense
 from trainer.model import EmbeddingModel
@@ -16,7 +16,7 @@ _CLASSES: Final = "sentence_transformers.models."
 
 
 def save_model(model: EmbeddingModel, path: Path, card: str) -> None:
-    """Write transformer, tokenizer, pooling, heads, prompts and card into a folder."""
+    """Write transformer, tokenizer, pooling, heads, prompts and card; the caller syncs them."""
     path.mkdir(parents=True, exist_ok=True)
     transformer: Any = model.tokens.transformer
     transformer.config.save_pretrained(path)
@@ -43,10 +43,6 @@ def save_model(model: EmbeddingModel, path: Path, card: str) -> None:
         (path / folder).mkdir(exist_ok=True)
     write_json(path / "config_sentence_transformers.json", _general(model))
     (path / "README.md").write_text(card, encoding="utf-8")
-    for file in path.rglob("*"):
-        if file.is_file():
-            sync_file(file)
-    sync_folder(path)
 
 
 def _kind(head: nn.Module) -> str:
@@ -55,12 +51,14 @@ def _kind(head: nn.Module) -> str:
 
 
 def _save_pooling(model: EmbeddingModel, folder: Path) -> None:
-    hidden = model.folder.config.get("hidden_size")
-    modes = {key: mode in model.folder.pooling for key, mode in POOLING_KEYS.items()}
-    write_json(
-        folder / "config.json",
-        {"word_embedding_dimension": hidden, **modes, "include_prompt": True},
-    )
+    transformer: Any = model.tokens.transformer
+    width, modes = transformer.config.hidden_size, model.folder.pooling
+    switches = {key: mode in modes for key, mode in POOLING_KEYS.items()}
+    if tuple(mode for mode in POOLING_KEYS.values() if mode in modes) == modes:
+        content = {"word_embedding_dimension": width, **switches}
+    else:  # switches cannot say that vectors are joined in an order of the model's own
+        content = {"embedding_dimension": width, "pooling_mode": list(modes)}
+    write_json(folder / "config.json", {**content, "include_prompt": True})
 
 
 def _save_head(head: nn.Module, folder: Path) -> None:

@@ -96,10 +96,10 @@ def from_first(value: Value) -> Value:
     return box[0]
 
 
-def total(number: float) -> float:
-    """Add up a number over the processes."""
-    if count() == 1:
-        return number
-    box = torch.tensor([number], dtype=torch.float64, device=device())
+def totals(numbers: Sequence[float]) -> list[float]:
+    """Add up each of some numbers over the processes."""
+    if count() == 1 or not numbers:
+        return list(numbers)
+    box = torch.tensor(numbers, dtype=torch.float64, device=device())
     dist.all_reduce(box)
-    return float(box)
+    return [float(number) for number in box]

@@ -5,27 +5,20 @@
 The same call again goes on from the newest checkpoint, with the same batches, losses and windows.
 """
 
-import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 
-from catalog.errors import CatalogError
-from catalog.lake import Catalog
 from catalog.mining_runs import choose_run
 from catalog.pack import NONE, Pack, PackSettings, build_pack
 from catalog.pack.layout import Rows
-from catalog.records import now, to_json, write_json
-from catalog.snapshots import Snapshot
-from catalog.version import code_version
 from trainer import checkpoints, processes
 from trainer.batches import Plan
 from trainer.cards import write_card
@@ -36,33 +29,22 @@ from trainer.live_candidates import LiveCandidates
 from trainer.metrics import MetricLog
 from trainer.model import EmbeddingModel, seed_step
 from trainer.negatives import Checked, DynamicNegatives
+from trainer.run_folder import (
+    RunPlace,
+    check_folder,
+    claim_folder,
+    describe_run,
+    read_record,
+    record_end,
+)
 from trainer.run_log import RunLog
-from trainer.settings import TrainSettings
+from trainer.settings import ContrastiveTask, TrainSettings
 from trainer.step import StepResult, Trained, train_step
 from trainer.task_losses import TaskLosses
 from trainer.updates import Update, UpdateMaker
 
-log = logging.getLogger(__name__)
-
-RUN_FILE: Final = "run.json"
 PACKS: Final = "packs"
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class RunPlace:
-    """Where a run is, and what it trains on. Its name is that of its folder."""
-
-    folder: Path
-    catalog: Catalog
-    snapshot: Snapshot
-    candidates_run: str | None = None  # None: the snapshot's newest mining run, if it has one
-    pack_folder: Path | None = None  # None: beside the catalog's other work
-
-    @property
-    def name(self) -> str:
-        """The run's name in the catalog's tables."""
-        return self.folder.name
 
 
 def train(place: RunPlace, settings: TrainSettings, say: Say = lambda line: None) -> Path:
@@ -77,12 +59,16 @@ class Session:
 
     def __init__(self, place: RunPlace, settings: TrainSettings, pack: Pack, say: Say) -> None:
         self.place, self.settings, self.pack, self.say = place, settings, pack, say
+        self.record = describe_run(place, settings, pack)
+        check_folder(place, self.record)
         self.process, self.processes = processes.rank(), processes.count()
         self.plan = Plan(pack, settings.plan(), self.processes)
-        self.steps = settings.steps or _steps_of(settings, self.plan)
+        self.steps = settings.steps or count_steps(settings, self.plan)
         self.start = checkpoints.newest_checkpoint(place.folder)
         self.trained = self._load_model()
         self.engine = self._make_engine()
+        # What settings can get wrong has raised by now: the folder stays free for better ones.
+        claim_folder(place, self.record)
         self.live: LiveCandidates | None = None
         self.negatives = self._make_negatives()
         model = self.trained.model
@@ -94,20 +80,20 @@ class Session:
         self.metrics = MetricLog(place.folder, place.name, place.catalog)
         self.events = RunLog(place.folder / "log", place.name, place.catalog, "train_events")
         self.done = 0
+        self.counts: checkpoints.ProcessCounts = ()
 
     @classmethod
     def open(cls, place: RunPlace, settings: TrainSettings, say: Say) -> "Session":
         """Build or open the pack, load the model, and take up the newest checkpoint."""
         settings = replace(settings, precision=processes.choose_precision(settings.precision))
         pack = open_pack(place, settings, say)
-        _claim(place, settings, pack)
         session = cls(place, settings, pack, say)
         session._take_up()
         return session
 
     def run(self) -> Path:
         """Make the steps that are left."""
-        started, tokens, since = time.perf_counter(), 0, self.done
+        started, tokens = time.perf_counter(), 0
         for update in self._updates():
             step = update.step
             seed_step(self.settings.seed, step, self.process)
@@ -118,12 +104,10 @@ class Session:
             tokens += result.tokens
             if self.done % self.settings.log_every == 0 or checked or self.done == self.steps:
                 elapsed = time.perf_counter() - started
-                rate = processes.total(tokens) / max(elapsed, 1e-9)
-                self._report(result, lr, rate, checked)
-                started, tokens, since = time.perf_counter(), 0, self.done
+                self._report(result, lr, tokens / max(elapsed, 1e-9), checked)
+                started, tokens = time.perf_counter(), 0
             if self.done % self.settings.checkpoint_every == 0 or self.done == self.steps:
                 self._save()
-        del since
         newest = checkpoints.newest_checkpoint(self.place.folder)
         assert newest is not None
         self._finish()
@@ -160,11 +144,10 @@ class Session:
         return checked
 
     def _report(self, result: StepResult, lr: float, rate: float, checked: Checked | None) -> None:
+        """Measure the step, and tell; ``rate`` is in tokens per second of this process."""
         values = {f"loss/{name}": value for name, value in result.losses.items()}
-        values |= {"lr": lr, "gradient_norm": result.gradient_norm, "tokens_per_second": rate}
-        for name, scores in self.trained.losses.scores.items():
-            values[f"positive_score/{name}"] = _mean(scores.positives)
-            values[f"negative_score/{name}"] = _mean(scores.negatives)
+        values |= {"lr": lr, "gradient_norm": result.gradient_norm}
+        values |= {"tokens_per_second": processes.totals([rate])[0], **self._mean_scores()}
         if checked is not None:
             values |= {f"negatives/{reason}": n for reason, n in checked.counts.items()}
         values = {name: float(value) for name, value in values.items() if not np.isnan(value)}
@@ -172,19 +155,36 @@ class Session:
             self.metrics.append(self.done, values)
             self.say(progress_line(self.done, self.steps, values))
 
+    def _mean_scores(self) -> dict[str, float]:
+        """Return the mean scores of positives and own negatives over all processes; NaN: none."""
+        names, sums = [], []
+        for task, kind in self.settings.tasks.items():
+            if isinstance(kind, ContrastiveTask):
+                names += [f"positive_score/{task}", f"negative_score/{task}"]
+                found = self.trained.losses.scores.get(task)
+                both = (found.positives, found.negatives) if found else (None, None)
+                sums += [number for scores in both for number in _sum(scores)]
+        sums = processes.totals(sums)
+        pairs = zip(names, sums[::2], sums[1::2], strict=True)
+        return {name: total / count if count else float("nan") for name, total, count in pairs}
+
     def _save(self) -> None:
+        progress = Progress(self.done, self.pack.manifest.key, self.counts)
+        card = ""
         if self.process == 0:
             self.events.sync()
             self.metrics.sync()
-        progress = Progress(self.done, self.pack.manifest.key, self.processes)
-        card = write_card(self.place, self.settings, self.pack, progress, self.steps)
+            card = write_card(self.place, self.settings, self.pack, progress, self.steps)
         checkpoints.save_checkpoint(
             self.place.folder, progress, self.trained, self.engine, self.negatives, card
         )
         if self.process == 0:
-            self.events.commit(self.done)
-            self.metrics.commit(self.done)
-            checkpoints.drop_old_checkpoints(self.place.folder, self.settings.keep_checkpoints)
+            self._commit_logs()
+            checkpoints.tidy_checkpoints(self.place.folder, self.settings.keep_checkpoints)
+
+    def _commit_logs(self) -> None:
+        self.events.commit(self.done)
+        self.metrics.commit(self.done)
 
     def _take_up(self) -> None:
         """Go on from the newest checkpoint, or begin."""
@@ -192,14 +192,16 @@ class Session:
             found = checkpoints.load_checkpoint(
                 self.start, self.trained, self.engine, self.negatives, self.pack.manifest.key
             )
-            self.done = found.step
+            self.done, self.counts = found.step, found.processes
             self.say(f"going on after step {found.step:,} of {self.steps:,}")
-            if found.processes != self.processes:
+            if found.processes[-1][1] != self.processes:
                 self.say(
-                    f"the run had {found.processes} processes and has {self.processes} now: the "
-                    "order of the data goes on, sums are rounded otherwise"
+                    f"the run had {found.processes[-1][1]} processes and has {self.processes} now: "
+                    "the order of the data goes on, sums are rounded otherwise"
                 )
+        self.counts = checkpoints.note_processes(self.counts, self.done, self.processes)
         if self.process == 0:
+            checkpoints.tidy_checkpoints(self.place.folder, self.settings.keep_checkpoints)
             self.events.begin(self.done)
             self.metrics.begin(self.done)
 
@@ -211,13 +213,18 @@ class Session:
         loaded = EmbeddingModel(
             model, self.settings.seed, self.settings.precision, self.settings.batch_tokens
         )
+        if max(self.settings.widths, default=1) > loaded.width:
+            raise ValueError(
+                f"widths go up to {max(self.settings.widths)}, the model's vectors are "
+                f"{loaded.width} wide; leave the greater ones out, or set head_width in [model]"
+            )
         groups = processes.task_groups(self.plan.spans)
         losses = TaskLosses(self.settings, self.processes, groups)
         return Trained(loaded, losses).to(processes.device())
 
     def _make_engine(self) -> Engine:
         if self.settings.engine == "deepspeed":
-            return DeepSpeedEngine(self.trained, self.settings.optimizer, self.settings.precision)
+            return DeepSpeedEngine(self.trained, self.settings.optimizer)
         return TorchEngine(self.trained, self.settings.optimizer)
 
     def _make_negatives(self) -> DynamicNegatives | None:
@@ -257,36 +264,23 @@ class Session:
         """Close what is open, and record the run in the catalog, once."""
         if self.live is not None:
             self.live.close()
-        if self.process:
-            return
-        self.events.close()
-        self.metrics.close()
-        started = json.loads((self.place.folder / RUN_FILE).read_text())["started_at"]
-        row = [
-            self.place.name, "train", None, to_json(_record(self.place, self.settings, self.pack)),
-            [], code_version(), started, now(), "finished", self.steps,
-        ]  # fmt: skip
-
-        def insert(connection: Any) -> None:
-            there = connection.execute(
-                "select count(*) from runs where run_id = ? and kind = 'train'", [self.place.name]
-            ).fetchone()
-            if not there[0]:
-                marks = ", ".join("?" * len(row))
-                connection.execute(f"insert into runs values ({marks})", row)
-
-        self.place.catalog.transact(insert)
+        if self.process == 0:
+            self._commit_logs()  # the last checkpoint may be of a life that ended right after it
+            self.events.close()
+            self.metrics.close()
+            record_end(self.place, self.record, self.steps)
 
 
 def open_pack(place: RunPlace, settings: TrainSettings, say: Say) -> Pack:
     """Build the snapshot's pack, or open it where it is there already."""
-    with place.catalog.reader() as connection:
-        chosen = choose_run(connection, place.snapshot, place.candidates_run)
-    if place.candidates_run is None and (place.folder / RUN_FILE).exists():
-        recorded = json.loads((place.folder / RUN_FILE).read_text())["candidates_run"]
-    else:
-        recorded = chosen.run_id if chosen else None
-    mined = recorded if settings.retrieval and settings.retrieval.hard_negatives else None
+    began = read_record(place.folder)
+    mined: str | None = None
+    if began is not None and place.candidates_run is None:
+        mined = began["candidates_run"]  # the newest may be another by now
+    elif settings.retrieval is not None and settings.retrieval.hard_negatives:
+        with place.catalog.reader() as connection:
+            chosen = choose_run(connection, place.snapshot, place.candidates_run)
+        mined = chosen.run_id if chosen else None
     folder = place.pack_folder or _pack_folder(place, mined)
     say(f"pack {folder}" + (f" with candidates of {mined}" if mined else " without candidates"))
     return build_pack(place.catalog, place.snapshot, folder, PackSettings(candidates_run=mined))
@@ -307,7 +301,7 @@ def progress_line(done: int, steps: int, values: dict[str, float]) -> str:
     return line + (f"  replaced {replaced:,.0f}" if replaced else "")
 
 
-def _steps_of(settings: TrainSettings, plan: Plan) -> int:
+def count_steps(settings: TrainSettings, plan: Plan) -> int:
     """Count the steps of the epochs of the task that takes longest."""
     return max(
         1,
@@ -318,52 +312,17 @@ def _steps_of(settings: TrainSettings, plan: Plan) -> int:
     )
 
 
-def _claim(place: RunPlace, settings: TrainSettings, pack: Pack) -> None:
-    """Write down what the run is; refuse a folder that holds another one."""
-    path = place.folder / RUN_FILE
-    record = _record(place, settings, pack)
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        plain = json.loads(to_json(record))
-        differing = sorted(key for key in plain if there.get(key) != plain[key])
-        if differing:
-            raise CatalogError(
-                f"{place.folder} holds another run (other {', '.join(differing)}); resume it with "
-                "the settings that it began with, or choose another folder"
-            )
-    elif processes.rank() == 0:
-        with place.catalog.reader() as connection:
-            used = connection.execute(
-                "select count(*) from runs where run_id = ? and kind = 'train'", [place.name]
-            ).fetchone()
-        if used is not None and used[0]:
-            raise CatalogError(
-                f"the catalog has a run {place.name!r} already; choose a folder of another name"
-            )
-        place.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**record, "started_at": now().isoformat()})
-    processes.wait()
-
-
-def _record(place: RunPlace, settings: TrainSettings, pack: Pack) -> dict[str, Any]:
-    return {
-        "catalog": place.catalog.location.url,
-        "snapshot": place.snapshot.name,
-        "snapshot_digest": place.snapshot.digest,
-        "candidates_run": pack.manifest.settings["candidates_run"],
-        "pack": pack.manifest.key,
-        "settings": asdict(settings),
-    }
-
-
 def _pack_folder(place: RunPlace, mined: str | None) -> Path:
     work = Path(os.environ.get("LODE_PACKS") or place.catalog.location.work / PACKS)
     return work / f"{place.snapshot.name}-{mined or 'plain'}"
 
 
-def _mean(scores: np.ndarray) -> float:
+def _sum(scores: np.ndarray | None) -> tuple[float, float]:
+    """Return the sum of scores and how many there are; NaN is none."""
+    if scores is None:
+        return 0.0, 0.0
     there = scores[~np.isnan(scores)]
-    return float(there.mean()) if there.size else float("nan")
+    return float(there.sum(dtype=np.float64)), float(there.size)
 
 
 __all__ = ["NotFiniteError", "RunPlace", "Session", "train"]

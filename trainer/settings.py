@@ -4,7 +4,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from catalog.recipe_files import RecipeError, check_keys, find_recipe, read_recipe
 from trainer.balance import CBB_BETA
@@ -20,6 +21,10 @@ Settings = TypeVar("Settings")
 ENGINES: Final = ("torch", "deepspeed")
 PRECISIONS: Final = ("fastest", "float32", "bfloat16")
 LEARNED: Final = "learned"
+_WORDS: Final = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false",
+    NoneType: "left out",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,8 @@ class ContrastiveTask:
 
     def __post_init__(self) -> None:
         _check_weight(self.weight)
-        if self.temperature != LEARNED and not (
-            isinstance(self.temperature, float) and self.temperature > 0
-        ):
+        is_text = isinstance(self.temperature, str)
+        if self.temperature != LEARNED and (is_text or not float(self.temperature) > 0):
             raise ValueError(
                 f"temperature is {self.temperature!r}; it must be a number above 0, or 'learned'"
             )
@@ -193,7 +197,7 @@ def load_settings(
 def from_document(path: Path, document: Mapping[str, Any]) -> TrainSettings:
     """Make settings of plain data; an unknown key names the closest known one."""
     plain = {key: value for key, value in document.items() if key not in (*_SECTIONS, "model")}
-    check_keys(path, "train", plain, [f.name for f in fields(TrainSettings)])
+    _check_values(path, "train", TrainSettings, plain)
     made: dict[str, Any] = {
         name: _make(path, f"train.{name}", kind, document[name])
         for name, kind in _SECTIONS.items()
@@ -218,14 +222,44 @@ def change_settings(given: Mapping[str, Any], words: Iterable[str]) -> dict[str,
 
 
 def _change(document: dict[str, Any], path: list[str], value: Any) -> None:
-    for name in path[:-1]:
-        document = document.setdefault(name, {})
+    for place, name in enumerate(path[:-1]):
+        section = document.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ValueError(f"{'.'.join(path)}: {'.'.join(path[: place + 1])} is no section")
+        document = section
     document[path[-1]] = value
 
 
-def _make(path: Path, section: str, kind: type[Settings], keys: Mapping[str, Any]) -> Settings:
-    check_keys(path, section, keys, [f.name for f in fields(kind)])  # type: ignore[arg-type]
+def _make(path: Path, section: str, kind: type[Settings], keys: Any) -> Settings:
+    if not isinstance(keys, Mapping):
+        raise RecipeError(f"{path}: {section} is {keys!r}; it must be a section, [{section}]")
+    _check_values(path, section, kind, keys)
     return kind(**keys)
+
+
+def _check_values(path: Path, section: str, kind: type, keys: Mapping[str, Any]) -> None:
+    """Refuse keys that are not known, and values of another type than the setting's."""
+    types = get_type_hints(kind)
+    check_keys(path, section, keys, [f.name for f in fields(kind)])
+    for key, value in keys.items():
+        if not _fits(value, types[key]):
+            wanted = " or ".join(_WORDS.get(each, "") for each in _alternatives(types[key]))
+            raise RecipeError(f"{path}: {key} is {value!r} in [{section}]; it must be {wanted}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    for each in _alternatives(kind):
+        if each not in _WORDS:  # a compound: what takes it looks into it
+            return True
+        allowed = (int, float) if each is float else each
+        if isinstance(value, allowed) and (each is bool or not isinstance(value, bool)):
+            return True
+    return False
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """List the types of a union, or the type itself."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
 def _check_weight(weight: float) -> None:

@@ -61,7 +61,12 @@ class TaskLosses(nn.Module):
             loss = measure(name, embeddings_TD, rows)
             self.values[name] = loss.detach()
             shares.append(TaskLoss(loss, task.weight, len(self.spans[name])))
-        return balance_losses(shares, self.processes)
+        total = balance_losses(shares, self.processes)
+        for name, temperature in self.temperatures.items():
+            if name not in update.tasks:
+                # Another process's: DeepSpeed adds up only gradients that every process has.
+                total = total + 0 * temperature()
+        return total
 
     def temperature(self, name: str) -> float | Tensor:
         """Return a task's temperature, fixed or learned."""
