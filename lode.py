@@ -13,6 +13,7 @@ import typer
 from catalog import commands as catalog_commands
 from catalog.executors import ExecutorSettings
 from catalog.terminal import fail_with_message, say
+from curation import classifier_commands, extract_commands
 from curation import commands as curation_commands
 from mining import commands as mining_commands
 from trainer import commands as trainer_commands
@@ -26,6 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 curation_commands.register(app)
+extract_commands.register(app)
+classifier_commands.register(app)
 catalog_commands.register(app)
 mining_commands.register(app)
 trainer_commands.register(app)

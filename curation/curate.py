@@ -11,7 +11,7 @@ from curation.deduplicate import deduplicate
 from curation.duplicates import DuplicateSettings
 from curation.measure import STAGE, MeasureSettings, measure, pending_pairs
 from curation.recipes import Recipe
-from curation.signals import SignalSettings, signals
+from curation.signals import SignalSettings, registered
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def curate(
     measuring = MeasureSettings(
         SignalSettings(**recipe.signals), duplicates.minhash, duplicates.text
     )
-    _check_signals(catalog, recipe)
+    _check_signals(catalog, recipe, measuring.signals)
     measured = measure(catalog, measuring, executor, progress, recipe.name)
     deduplicate(catalog, duplicates, executor, progress, recipe.name)
     version = commit_policy(catalog, recipe.policy)
@@ -53,9 +53,9 @@ def pending(catalog: Catalog, recipe: Recipe) -> dict[str, int]:
     return {STAGE: pending_pairs(catalog, measuring)}
 
 
-def _check_signals(catalog: Catalog, recipe: Recipe) -> None:
+def _check_signals(catalog: Catalog, recipe: Recipe, settings: SignalSettings) -> None:
     """Refuse a policy that names an unknown signal before hours of measuring, not after."""
     with catalog.reader() as connection:
         columns = available_columns(connection)
-        columns.promise({name: signal.type for name, signal in signals.items()})
+        columns.promise({name: signal.type for name, signal in registered(settings).items()})
         check_policy(connection, recipe.policy, columns)

@@ -1,10 +1,9 @@
 """Measuring signals: which are missing for which files, computed and committed as side tables.
 
 A signal lives in a side table ``signals_0001``, ``signals_0002``, …: all signals that were new at
-one time
-share one table. A signal that comes later, or whose definition changed, gets a new table; nothing
-that is
-there is touched. New files get rows in every table that is in use.
+one time share one table, but those of a classifier have one of their own, since another recipe may
+not name it. A signal that comes later, or whose definition changed, gets a new table; nothing that
+is there is touched. New files get rows in every table that is in use.
 """
 
 import hashlib
@@ -26,7 +25,8 @@ from catalog.records import to_json
 from catalog.schema import BAND_KEYS, FILE_SHIFT, create_table_sql
 from catalog.views import refresh_views
 from curation.minhash import MinHashSettings, band_keys
-from curation.signals import PairBatch, SignalSettings, compute, signals, versions
+from curation.signals import PairBatch, Signal, SignalSettings, compute, registered
+from curation.signals.classifiers import FAMILY as CLASSIFIERS
 from curation.texts import decode, normalize
 
 # What near-duplicates compare: the passage, or query and passage together.
@@ -83,7 +83,7 @@ def measure(
 ) -> Measured:
     """Compute every signal and band key that is missing, and commit them together."""
     settings = settings or MeasureSettings()
-    wanted = versions(settings.signals)
+    wanted = registered(settings.signals)
     with catalog.reader() as connection:
         gaps = _find_gaps(connection, wanted, settings.minhash_version)
         file_ids = sorted(set().union(*(gap.file_ids for gap in gaps)))
@@ -91,7 +91,7 @@ def measure(
         return Measured(None, 0, [])
     inputs = {
         "gaps": [[gap.table, list(gap.signals), sorted(gap.file_ids)] for gap in gaps],
-        "versions": wanted,
+        "versions": {name: signal.version for name, signal in wanted.items()},
         "minhash": settings.minhash_version,
     }
     with open_job(catalog, STAGE, _plain(settings), inputs, recipe) as job:
@@ -105,19 +105,15 @@ def measure(
                 WriteSideTables(job.output),
             ]
             run_tasks(job, STAGE, steps, len(tasks), executor, progress)
-            pairs = sum(
-                manifest.notes["pairs"]
-                for manifest in _commit(
-                    job, gaps, wanted | {BAND_KEYS_TABLE: settings.minhash_version}
-                )
-            )
+            done = _commit(job, gaps, wanted, settings.minhash_version)
+            pairs = sum(manifest.notes["pairs"] for manifest in done)
     return Measured(job.job_id, pairs, [gap.table for gap in gaps])
 
 
 def pending_pairs(catalog: Catalog, settings: MeasureSettings) -> int:
     """Count the pairs for which something is still to be measured."""
     with catalog.reader() as connection:
-        gaps = _find_gaps(connection, versions(settings.signals), settings.minhash_version)
+        gaps = _find_gaps(connection, registered(settings.signals), settings.minhash_version)
         file_ids = sorted(set().union(*(gap.file_ids for gap in gaps)))
         rows = scalar(
             connection,
@@ -217,32 +213,37 @@ class WriteSideTables(PipelineStep):  # type: ignore[misc]
 
 
 def _find_gaps(
-    connection: duck.Connection, wanted: dict[str, str], minhash_version: str
+    connection: duck.Connection, wanted: dict[str, Signal], minhash_version: str
 ) -> list[_Gap]:
     """Compare what is wanted with what is stored: signals by version, files by side table."""
     files = {
         f for (f,) in connection.execute("select file_id from files where rows > 0").fetchall()
     }
-    stored = connection.execute("select signal, version, table_name from signal_columns").fetchall()
-    place = {(signal, version): table for signal, version, table in stored}
-    by_table: dict[str, list[str]] = {}
-    fresh = []
-    for signal, version in wanted.items():
-        if (signal, version) in place:
-            by_table.setdefault(place[signal, version], []).append(signal)
+    stored = connection.execute(
+        "select signal, version, table_name from signal_columns order by position"
+    ).fetchall()
+    # Readers see the last table that has a signal: an older one does not help, even if it fits.
+    place = {signal: (version, table) for signal, version, table in stored}
+    by_table: set[str] = set()
+    fresh: dict[str, list[str]] = {}
+    for name, signal in wanted.items():
+        version, table = place.get(name, ("", ""))
+        if version == signal.version:
+            by_table.add(table)
         else:
-            fresh.append(signal)
+            own = signal.measure.name if signal.family == CLASSIFIERS else ""
+            fresh.setdefault(own, []).append(name)
     gaps = []
     stored_signals = dict(signal_tables(connection))
-    for table in by_table:
+    for table in sorted(by_table):
         missing = files - _measured_files(connection, table)
         # A side table is measured whole: its rows have all its columns, also those since replaced.
         names = tuple(name for name in stored_signals[table] if name in wanted)
         gaps.append(_Gap(table, names, frozenset(missing), is_new=False))
-    if fresh:
-        number = 1 + max((int(name.split("_")[1]) for name in stored_signals), default=0)
-        gaps.append(_Gap(f"signals_{number:04d}", tuple(fresh), frozenset(files), is_new=True))
-    keys_known = (BAND_KEYS_TABLE, minhash_version) in place
+    first = 1 + max((int(name.split("_")[1]) for name in stored_signals), default=0)
+    for number, together in enumerate(fresh.values(), start=first):
+        gaps.append(_Gap(f"signals_{number:04d}", tuple(together), frozenset(files), is_new=True))
+    keys_known = place.get(BAND_KEYS_TABLE, ("", ""))[0] == minhash_version
     keyed = _measured_files(connection, BAND_KEYS_TABLE) if keys_known else set()
     gaps.append(_Gap(BAND_KEYS_TABLE, (), frozenset(files - keyed), is_new=not keys_known))
     return [gap for gap in gaps if gap.file_ids]
@@ -294,24 +295,26 @@ def _group_files(group: Any) -> set[int]:
     raise AssertionError("a data file of pairs has no pair_id")
 
 
-def _commit(job: Job, gaps: Sequence[_Gap], wanted: dict[str, str]) -> list[Manifest]:
+def _commit(
+    job: Job, gaps: Sequence[_Gap], wanted: dict[str, Signal], minhash_version: str
+) -> list[Manifest]:
     def change(connection: duck.Connection) -> None:
         for gap in gaps:
             if not gap.is_new:
                 continue
             if gap.table == BAND_KEYS_TABLE:
-                _replace_band_keys(connection, wanted[BAND_KEYS_TABLE])
+                _replace_band_keys(connection, minhash_version)
                 continue
             schema = pa.schema(
                 [pa.field("pair_id", pa.int64(), nullable=False)]
-                + [pa.field(name, signals[name].type) for name in gap.signals]
+                + [pa.field(name, wanted[name].type) for name in gap.signals]
             )
             connection.execute(create_table_sql(gap.table, schema))
             position = int(gap.table.split("_")[1])
             for name in gap.signals:
                 connection.execute(
                     "insert into signal_columns values (?, ?, ?, ?)",
-                    [name, wanted[name], gap.table, position],
+                    [name, wanted[name].version, gap.table, position],
                 )
 
     return job.commit(change, finish=refresh_views)

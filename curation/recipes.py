@@ -6,6 +6,7 @@ from typing import Any
 
 from catalog.policies import Policy
 from catalog.recipe_files import RecipeError, check_keys, find_recipe, read_recipe
+from curation.classifiers import name_from
 from curation.duplicates import DuplicateSettings
 from curation.signals import SignalSettings
 
@@ -41,6 +42,11 @@ def load_recipe(path: Path | str) -> Recipe:
     for setting in ("word_lists", "domain_lists"):
         # Files are found from where the recipe is, wherever the command runs.
         signals[setting] = tuple(path.parent / name for name in signals.get(setting, ()))
+    if isinstance(classifiers := signals.get("classifiers"), dict):
+        signals["classifiers"] = {
+            name: name_from(path.parent, where) if isinstance(where, str) else where
+            for name, where in classifiers.items()
+        }
     return Recipe(
         name=head.get("name", path.stem),
         path=path,

@@ -174,7 +174,7 @@ def test_deepspeed_makes_the_steps_of_torch_and_goes_on_after_a_stop(made: Made)
     stopped = torchrun(made, "deepspeed", steps=3)
     assert stopped.returncode, stopped.stdout
     newest = (made.folder / "deepspeed" / "checkpoint").resolve()
-    assert newest.name.endswith("2"), stopped.stderr[-3000:]
+    assert newest.name.endswith("2"), stopped.stderr[:6000]
     finished = torchrun(made, "deepspeed", steps=0)
     assert finished.returncode == 0, finished.stderr[-3000:]
     for name in ("model.safetensors", "training/losses.safetensors"):
@@ -182,4 +182,7 @@ def test_deepspeed_makes_the_steps_of_torch_and_goes_on_after_a_stop(made: Made)
         two = load_file(made.folder / "deepspeed" / "checkpoint" / name)
         assert set(one) == set(two)
         for key, weight in one.items():
-            torch.testing.assert_close(two[key], weight, rtol=1e-4, atol=2e-5)
+            # A bias of keys moves all scores of a query alike: its gradient is rounding alone, and
+            # Adam makes whole steps of that.
+            if not key.endswith("key.bias"):
+                torch.testing.assert_close(two[key], weight, rtol=1e-4, atol=2e-5, msg=key)

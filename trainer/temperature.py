@@ -21,12 +21,13 @@ class Temperature(nn.Module):
                 f"temperature starts at {start} with bounds {lowest} and {highest}: "
                 "take 0 < lowest <= start <= highest"
             )
-        self.logarithm = nn.Parameter(torch.tensor(math.log(start)))
+        # One number in a vector: DeepSpeed cannot gather a parameter without a dimension.
+        self.logarithm = nn.Parameter(torch.tensor([math.log(start)]))
         self.lowest, self.highest = lowest, highest
 
     def forward(self) -> Tensor:
         """Return the temperature, a tensor of one number in float32 or wider."""
-        logarithm: Tensor = self.logarithm
+        logarithm: Tensor = self.logarithm[0]
         if logarithm.dtype in (torch.float16, torch.bfloat16):
             logarithm = logarithm.float()
         low, high = math.log(self.lowest), math.log(self.highest)

@@ -11,18 +11,20 @@ from curation.reading.csv_files import csv_chunks
 from curation.reading.errors import SourceFileError
 from curation.reading.json_files import json_array_chunks, json_line_chunks
 from curation.reading.lines import BOM, Blocks, compression_of
+from curation.reading.page_files import PAGE_FORMATS, PAGE_SUFFIXES, page_chunks, sniff_page
 from curation.reading.reach import Reach
 from curation.reading.settings import AUTO, SourceSettings
 
 PARQUET_MAGIC: Final = b"PAR1"
+HEAD_BYTES: Final = 4_096
 WHOLE: Final = ChunkSize()
 ARROW_FORMATS: Final = ("parquet", "arrow", "hf-dataset")
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 _BY_SUFFIX: Final = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _BINARY_SUFFIXES: Final = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 KNOWN: Final = (
-    "readable are JSONL, CSV and TSV (plain, .gz or .zst), a JSON array, Parquet, Arrow, and the "
-    "folder that datasets' save_to_disk writes"
+    "readable are JSONL, CSV and TSV (plain, .gz or .zst), a JSON array, Parquet, Arrow, the "
+    "folder that datasets' save_to_disk writes, and pages: WARC, HTML and Markdown"
 )
 
 
@@ -87,6 +89,8 @@ def open_chunks(
     """Yield a file's rows; ``columns`` limits what is read where that saves work."""
     if found.name in ARROW_FORMATS:
         return arrow_chunks(path, found.name, columns, texts, chunk, reach)
+    if found.name in PAGE_FORMATS:
+        return page_chunks(path, found.name, settings, chunk, reach)
     max_row_bytes = settings.max_row_bytes
     if found.name in _DELIMITERS:
         delimiter = _DELIMITERS[found.name]
@@ -106,7 +110,7 @@ def _folder_format(path: Path) -> str:
 
 
 def _detect(path: Path, compression: str) -> str:
-    head = next(iter(Blocks(path, Reach())), b"")[:4096].removeprefix(BOM)
+    head = next(iter(Blocks(path, Reach(), HEAD_BYTES)), b"").removeprefix(BOM)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     binary = _binary_format(head)
     if binary is None:
@@ -119,8 +123,9 @@ def _detect(path: Path, compression: str) -> str:
         raise SourceFileError(path, f"is {binary} in {compression}", "decompress it first")
     else:
         return binary
-    named = next((_BY_SUFFIX[one] for one in reversed(suffixes) if one in _BY_SUFFIX), None)
-    return named or _sniff_json(path, head)
+    by_suffix = _BY_SUFFIX | PAGE_SUFFIXES
+    named = next((by_suffix[one] for one in reversed(suffixes) if one in by_suffix), None)
+    return sniff_page(path, head, named) or named or _sniff_json(path, head)
 
 
 def _binary_format(head: bytes) -> str | None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from curation.reading.arrow_rows import is_text
-from curation.reading.chunks import ArrowChunk, Chunk, ChunkSize
+from curation.reading.chunks import META, ArrowChunk, Chunk, ChunkSize
 from curation.reading.errors import SourceFileError
 from curation.reading.fields import TARGETS, FieldPath, Fields, dig, parse_paths
 from curation.reading.formats import SourceFormat, detect_format, open_chunks
+from curation.reading.page_files import PAGE_FIELDS, PAGE_FORMATS
 from curation.reading.reach import Reach
 from curation.reading.settings import AUTO, STEM, SourceSettings
 from curation.reading.shapes import (
@@ -37,6 +38,11 @@ class Layout:
     form: str
     task: str  # auto: sts where a row has a label, else retrieval
     settings: SourceSettings
+
+    @property
+    def rows_are_pairs(self) -> bool:
+        """Say whether a row makes at most one pair, so that its number can be the pair's."""
+        return self.fields.is_one_to_one and self.format.name not in PAGE_FORMATS
 
     @property
     def text_columns(self) -> set[str]:
@@ -89,6 +95,8 @@ def explain(layout: Layout) -> str:
 def plan_layout(path: Path, settings: SourceSettings) -> Layout:
     """Decide how a file is read; ValueError where that is not clear, before any row is made."""
     found = detect_format(path, settings.format)
+    if found.name in PAGE_FORMATS:
+        return _plan_pages(path, found, settings)
     samples = _sample(path, found, settings)
     guess = _choose(path, settings, samples)
     form = settings.form if settings.form != AUTO else guess.form
@@ -99,6 +107,22 @@ def plan_layout(path: Path, settings: SourceSettings) -> Layout:
         path, found, tuple(samples), guess.kind, guess.fields, settings.source_of(path), form, task,
         settings,
     )  # fmt: skip
+
+
+def _plan_pages(path: Path, found: SourceFormat, settings: SourceSettings) -> Layout:
+    """Decide how pages are read: what a page's pairs hold is known before one is read."""
+    if settings.fields:
+        raise ValueError(
+            f"{path} is {found}: pages have no columns to map ({', '.join(settings.fields)}); "
+            "leave the mapping out"
+        )
+    paths = {target: (FieldPath(target),) for target in PAGE_FIELDS}
+    form = settings.form if settings.form != AUTO else "title-content"
+    task = settings.task if settings.task != AUTO else "retrieval"
+    columns = (*PAGE_FIELDS, META)
+    return Layout(
+        path, found, columns, "pages", Fields(paths), settings.source_of(path), form, task, settings
+    )
 
 
 def _choose(path: Path, settings: SourceSettings, samples: Mapping[str, Sequence[Any]]) -> Guess:

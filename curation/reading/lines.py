@@ -40,9 +40,10 @@ def compression_of(path: Path) -> str | None:
 class Blocks:
     """The decompressed bytes of a file, block by block."""
 
-    def __init__(self, path: Path, reach: Reach) -> None:
+    def __init__(self, path: Path, reach: Reach, max_block_bytes: int = 1 << 30) -> None:
         self.path = path
         self.reach = reach
+        self.max_block_bytes = max_block_bytes
 
     def __iter__(self) -> Iterator[bytes]:
         compression = compression_of(self.path)
@@ -50,7 +51,7 @@ class Blocks:
         try:
             with pa.OSFile(str(self.path)) as file:
                 stream = pa.CompressedInputStream(file, compression) if compression else file
-                while block := stream.read(BLOCK_BYTES):
+                while block := stream.read(min(BLOCK_BYTES, self.max_block_bytes)):
                     self.reach.bytes = file.tell()
                     yield self._without_mark(block) if first else block
                     first = False

@@ -15,6 +15,7 @@ from curation.reading.faults import Faults, Reject, Rows
 from curation.reading.formats import open_chunks
 from curation.reading.layout import Layout, plan_layout
 from curation.reading.nesting import Drafts
+from curation.reading.page_files import PAGE_FORMATS
 from curation.reading.reach import Reach
 from curation.reading.settings import SourceSettings
 from curation.texts import decode, normalize, pair_keys, text_keys
@@ -73,7 +74,8 @@ def read_layout(
         for reject in rejects:
             reasons[reject.reason] = reasons.get(reject.reason, 0) + 1
         yield ReadBatch(pairs, _quarantine(rejects, file_id), chunk.rows_read, reach.bytes)
-    if done == 0:
+    # A page without content is no sign of a wrong mapping: its reason is in the quarantine.
+    if done == 0 and not (quarantined and layout.format.name in PAGE_FORMATS):
         raise SourceFileError(
             layout.path, _nothing(reasons), "check its content and the field mapping"
         )
@@ -106,7 +108,7 @@ def _finish(
         fresh = _first_of_text(columns["positive_key"], drafts.is_passage)
         columns = {name: column.filter(pa.array(fresh)) for name, column in columns.items()}
         rows = rows[fresh]
-    ordinals = rows if layout.fields.is_one_to_one else np.arange(ordinal, ordinal + len(rows))
+    ordinals = rows if layout.rows_are_pairs else np.arange(ordinal, ordinal + len(rows))
     columns["file_row"] = pa.array(rows, pa.int64())
     columns["pair_id"] = _pair_ids(layout.path, ordinals, file_id)
     return pa.RecordBatch.from_arrays([columns[name] for name in PAIRS.names], schema=PAIRS)

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from catalog.schema import FORMS, TASKS
+from curation.extraction.settings import PageSettings
 from curation.reading.fields import TARGETS, closest
 
 AUTO: Final = "auto"
 STEM: Final = "{stem}"
-FORMATS: Final = ("jsonl", "json-array", "csv", "tsv", "parquet", "arrow", "hf-dataset")
+FORMATS: Final = (
+    "jsonl", "json-array", "csv", "tsv", "parquet", "arrow", "hf-dataset", "warc", "html",
+    "markdown",
+)  # fmt: skip
 TRANSLATED: Final = ("source", "form", "task", "label")
 ANY_VALUE: Final = "*"
 # Suffixes that say how a file is written, not what it is about.
 FORMAT_SUFFIXES: Final = (
     ".gz", ".zst", ".zstd", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow",
-    ".feather",
+    ".feather", ".warc", ".html", ".htm", ".xhtml", ".md", ".markdown",
 )  # fmt: skip
-_TABLES: Final = ("fields", "values")
+_TABLES: Final = ("fields", "values", "pages")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class SourceSettings:
     keep_meta: bool = True
     max_text_bytes: int = 1 << 20
     max_row_bytes: int = 32 << 20
+    pages: Mapping[str, Any] = field(default_factory=dict)  # of PageSettings; for pages alone
 
     def __post_init__(self) -> None:
         _check_choice("form", self.form, (AUTO, *FORMS))
@@ -58,6 +63,7 @@ class SourceSettings:
             if not isinstance(expression, str) or not expression.strip():
                 raise ValueError(f"{target} is mapped to {expression!r}; give a column's name")
         self._check_values()
+        PageSettings.from_document(self.pages)
 
     def _check_values(self) -> None:
         allowed = {"form": FORMS, "task": TASKS}

@@ -1,10 +1,11 @@
-"""Reading a fastText model from its file.
+"""Reading a fastText model from its file, quantized or not.
 
-Read are models that `fasttext quantize` wrote, with hierarchical softmax and without word n-grams,
-as lid.176.ftz is. The layout is that of FastText::saveModel in fastText's C++ source, version 12.
+The layout is that of FastText::saveModel in fastText's C++ source, version 12. A model of languages
+has hierarchical softmax and no word n-grams, as lid.176.ftz has.
 """
 
 import struct
+from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -31,41 +32,88 @@ def bundled_model() -> Path:
     return path
 
 
+@dataclass(frozen=True, eq=False)
+class FastTextFile:
+    """What a fastText file holds; the vectors are those of words, then of n-grams by bucket."""
+
+    word_ngrams: int
+    loss: int
+    buckets: int
+    sizes: tuple[int, int]  # n-grams have from … to … characters
+    words: list[bytes]
+    labels: tuple[str, ...]
+    label_counts: list[int]
+    vectors: Vectors
+    kept: Rows  # the buckets that have a vector, ascending
+    output: Vectors  # a vector per label or inner node
+
+    @property
+    def end_of_line(self) -> int:
+        """Give the row of the word that ends every line; -1 where the vocabulary lacks it."""
+        return self.words.index(b"</s>") if b"</s>" in self.words else -1
+
+    def rank_buckets(self) -> tuple[Keys, Rows]:
+        """Set the bit of each kept bucket; count the vectors before each word of 64 bits."""
+        return _rank(self.kept, self.buckets, len(self.words))
+
+
 def read_model(path: Path) -> LanguageModel:
-    """Read a quantized fastText model; ValueError says what cannot be read."""
-    file = BytesIO(path.read_bytes())
-    magic, version = _read(file, "ii")
-    if (magic, version) != (_MAGIC, _VERSION):
-        raise ValueError(f"{path} is no fastText model of version {_VERSION}")
-    _, _, _, _, _, word_ngrams, loss, _, buckets, smallest, largest, _ = _read(file, "12i")
-    _read(file, "d")
-    if word_ngrams != 1 or loss != _HIERARCHICAL_SOFTMAX:
+    """Read a model of languages; ValueError says what cannot be read."""
+    found = read_file(path)
+    if found.word_ngrams != 1 or found.loss != _HIERARCHICAL_SOFTMAX:
         raise ValueError(f"{path} has word n-grams or another loss than hierarchical softmax")
-    entries, words, _, _, pruned = _read(file, "iiiqq")
-    names, counts = _read_names(file, entries)
-    kept = np.frombuffer(file.read(8 * max(pruned, 0)), np.int32).reshape(-1, 2)
-    if not _read(file, "?")[0] or pruned < 0:
-        raise ValueError(f"{path} is not quantized: only models that fasttext quantize wrote")
-    vectors = _read_quantized(file)
-    if _read(file, "?")[0]:
-        raise ValueError(f"{path} has a quantized output layer: quantize it without -qout")
-    size, width = _read(file, "qq")
-    nodes = np.frombuffer(file.read(4 * size * width), np.float32).reshape(size, width)
-    by_bucket = kept[np.argsort(kept[:, 0])]
-    hashes, word_rows = hash_words(names[:words])
-    bits, ranks = _rank(by_bucket[:, 0], buckets, words)
+    hashes, word_rows = hash_words(found.words)
+    bits, ranks = found.rank_buckets()
     return LanguageModel(
-        labels=tuple(name.decode().removeprefix("__label__") for name in names[words:]),
-        vectors=np.concatenate([vectors[:words], vectors[words + by_bucket[:, 1]]]),
-        end_of_line=names.index(b"</s>"),
+        labels=found.labels,
+        vectors=found.vectors,
+        end_of_line=found.end_of_line,
         words=hashes,
         word_rows=word_rows,
         bits=bits,
         ranks=ranks,
+        buckets=found.buckets,
+        sizes=found.sizes,
+        nodes=found.output[: len(found.labels) - 1].copy(),
+        children=_tree(found.label_counts),
+    )
+
+
+def read_file(path: Path) -> FastTextFile:
+    """Read a fastText file; ValueError says what cannot be read."""
+    file = BytesIO(path.read_bytes())
+    try:
+        magic, version = _read(file, "ii")
+        if (magic, version) != (_MAGIC, _VERSION):
+            raise ValueError(f"{path} is no fastText model of version {_VERSION}")
+        return _read_parts(file, path)
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"{path} is cut short: {error}; copy or train it again") from error
+
+
+def _read_parts(file: BytesIO, path: Path) -> FastTextFile:
+    _, _, _, _, _, word_ngrams, loss, _, buckets, smallest, largest, _ = _read(file, "12i")
+    _read(file, "d")
+    entries, words, _, _, pruned = _read(file, "iiiqq")
+    names, counts = _read_names(file, entries)
+    kept = np.frombuffer(file.read(8 * max(pruned, 0)), np.int32).reshape(-1, 2)
+    vectors = _read_quantized(file) if _read(file, "?")[0] else _read_dense(file)
+    if pruned < 0:  # every bucket has a vector, in order
+        kept = np.repeat(np.arange(len(vectors) - words, dtype=np.int32), 2).reshape(-1, 2)
+    if _read(file, "?")[0]:
+        raise ValueError(f"{path} has a quantized output layer: quantize it without -qout")
+    by_bucket = kept[np.argsort(kept[:, 0])]
+    return FastTextFile(
+        word_ngrams=word_ngrams,
+        loss=loss,
         buckets=buckets,
         sizes=(smallest, largest),
-        nodes=nodes[: size - 1].copy(),
-        children=_tree(counts[words:]),
+        words=names[:words],
+        labels=tuple(name.decode().removeprefix("__label__") for name in names[words:]),
+        label_counts=counts[words:],
+        vectors=np.concatenate([vectors[:words], vectors[words + by_bucket[:, 1]]]),
+        kept=by_bucket[:, 0],
+        output=_read_dense(file),
     )
 
 
@@ -78,12 +126,22 @@ def _read_names(file: BytesIO, entries: int) -> tuple[list[bytes], list[int]]:
     data, at = file.getvalue(), file.tell()
     names, counts = [], []
     for _ in range(entries):
-        end = data.index(b"\0", at)
+        end = data.find(b"\0", at)
+        if end < 0:
+            raise IndexError("its vocabulary has no end")
         names.append(data[at:end])
         counts.append(struct.unpack_from("<q", data, end + 1)[0])
         at = end + 1 + 8 + 1
     file.seek(at)
     return names, counts
+
+
+def _read_dense(file: BytesIO) -> Vectors:
+    size, width = _read(file, "qq")
+    data = file.read(4 * size * width)
+    if len(data) < 4 * size * width:
+        raise IndexError(f"a matrix of {size} x {width} has {len(data)} bytes")
+    return np.frombuffer(data, np.float32).reshape(size, width)
 
 
 def _read_quantized(file: BytesIO) -> Vectors:

@@ -89,23 +89,46 @@ def _predict(  # noqa: PLR0913
     token = np.empty(max_chars + 2, np.uint32)
     for row in np.flatnonzero(wanted):
         text = codepoints[offsets[row] : min(offsets[row + 1], offsets[row] + max_chars)]
-        mean[:] = vectors[end_of_line]
-        found, start = 1, 0
-        for at in range(len(text) + 1):
-            if at == len(text) or text[at] == 32 or 9 <= text[at] <= 13 or text[at] == 0:
-                size = at - start
-                if size:
-                    token[0], token[size + 1] = 60, 62  # < and >
-                    token[1 : size + 1] = text[start:at]
-                    row_of_word = _find_word(token[1 : size + 1], words, word_rows)
-                    if row_of_word >= 0:
-                        _add(vectors[row_of_word], mean)
-                        found += 1
-                    found += _add_ngrams(token[: size + 2], vectors, bits, ranks, shape, mean)
-                start = at + 1
-        mean /= np.float32(found)
+        average(text, token, vectors, end_of_line, words, word_rows, bits, ranks, shape, mean)
         labels[row], scores[row] = _likeliest(mean, nodes, children)
     return labels, scores
+
+
+@kernel
+def average(  # noqa: PLR0913
+    text: CodePoints,
+    token: CodePoints,
+    vectors: Vectors,
+    end_of_line: int,
+    words: Keys,
+    word_rows: Rows,
+    bits: Keys,
+    ranks: Rows,
+    shape: Offsets,
+    mean: Vectors,
+) -> None:
+    """Put a text's mean vector into `mean`; `token` is room for the text and two marks.
+
+    `end_of_line` is -1 where the vocabulary lacks it; `shape` holds buckets and n-gram sizes.
+    """
+    mean[:] = 0
+    found, start = 0, 0
+    if end_of_line >= 0:
+        mean[:] = vectors[end_of_line]
+        found = 1
+    for at in range(len(text) + 1):
+        if at == len(text) or text[at] == 32 or 9 <= text[at] <= 13 or text[at] == 0:
+            size = at - start
+            if size:
+                token[0], token[size + 1] = 60, 62  # < and >
+                token[1 : size + 1] = text[start:at]
+                row_of_word = _find_word(token[1 : size + 1], words, word_rows)
+                if row_of_word >= 0:
+                    _add(vectors[row_of_word], mean)
+                    found += 1
+                found += _add_ngrams(token[: size + 2], vectors, bits, ranks, shape, mean)
+            start = at + 1
+    mean /= np.float32(max(found, 1))
 
 
 @kernel

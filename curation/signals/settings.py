@@ -1,6 +1,8 @@
 """The settings of signals: what changes a value beyond the text itself."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -11,6 +13,7 @@ from typing import Final
 LANGUAGE_MAX_CHARS: Final = 1_000
 # lid.176 is unreliable below about ten characters; scripts decide there.
 LANGUAGE_MIN_LETTERS: Final = 10
+_COLUMN: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class SignalSettings:
     domain_lists: tuple[Path, ...] = ()  # text files, one domain a line, beside datatrove's
     language_max_chars: int = LANGUAGE_MAX_CHARS
     language_min_letters: int = LANGUAGE_MIN_LETTERS
+    # Name -> folder, file or shipped classifier: the columns query_<name> and passage_<name>.
+    classifiers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Check each setting; ValueError says what is allowed."""
@@ -39,6 +44,22 @@ class SignalSettings:
                 f"language_max_chars is {self.language_max_chars}: "
                 f"at least language_min_letters ({self.language_min_letters})"
             )
+        _check_classifiers(self.classifiers)
+
+
+def _check_classifiers(classifiers: object) -> None:
+    if not isinstance(classifiers, Mapping):
+        raise ValueError(
+            f'classifiers is {classifiers!r}: write {{ toxicity = "toxicity-cold" }}, a name and '
+            "a path or shipped classifier each"
+        )
+    for name, where in classifiers.items():
+        if not _COLUMN.fullmatch(name):
+            raise ValueError(
+                f"classifiers: {name!r} cannot be part of a column's name: use a-z, 0-9 and _"
+            )
+        if not isinstance(where, str):
+            raise ValueError(f"classifiers: {name} is {where!r}: a path or a shipped classifier")
 
 
 def digest(*parts: object) -> str:
