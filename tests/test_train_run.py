@@ -6,11 +6,13 @@ import random
 import resource
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save
 
 from catalog.errors import CatalogError
@@ -40,6 +42,15 @@ from trainer.settings import ContrastiveTask, CosentTask, TrainSettings
 from trainer.step import NotFiniteError
 
 KILLS = int(os.environ.get("LODE_KILLS", "3"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of several threads are rounded otherwise, and the runs to compare with have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
