@@ -7,7 +7,6 @@ python -m benchmarks.batches --pack /disk/packs/v1            # a pack that is t
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from datasets import Dataset
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
 from benchmarks.machine import describe, run_measured
-from benchmarks.pack import drop_from_memory, made_up_pairs, make_catalog
+from benchmarks.pack import drop_from_memory, start_catalog
 from catalog.pack import Pack, build_pack
 from trainer.batches import Plan, PlanSettings, TaskBatches
 from trainer.conflicts import identify
@@ -172,14 +171,7 @@ def make_pack(arguments: argparse.Namespace) -> Path:
     if arguments.pack:
         return Path(arguments.pack)
     work: Path = arguments.work
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    if arguments.pairs:
-        pattern = Path(arguments.pairs)
-        paths = sorted(pattern.parent.glob(pattern.name))
-    else:
-        paths = made_up_pairs(work, arguments.made_up)
-    catalog, snapshot = make_catalog(work / "corpus", paths)
+    catalog, snapshot = start_catalog(work, arguments.pairs, arguments.made_up)
     build_pack(catalog, snapshot, work / "pack")
     return work / "pack"
 

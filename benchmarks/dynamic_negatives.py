@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.machine import describe
-from benchmarks.pack import SEED, made_up_pairs, make_catalog
+from benchmarks.pack import SEED, start_catalog
 from catalog.jobs import open_job
 from catalog.lake import Catalog
 from catalog.pack import NONE, Pack, PackSettings, build_pack
@@ -183,14 +183,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=default)
     arguments = parser.parse_args()
     work: Path = arguments.work
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    if arguments.pairs:
-        pattern = Path(arguments.pairs)
-        paths = sorted(pattern.parent.glob(pattern.name))
-    else:
-        paths = made_up_pairs(work, arguments.made_up)
-    catalog, snapshot = make_catalog(work / "corpus", paths)
+    catalog, snapshot = start_catalog(work, arguments.pairs, arguments.made_up)
     with catalog.reader() as reader:
         sql = "select distinct query_id from text_ids where query_id is not null order by 1"
         query_ids = reader.execute(sql).fetchnumpy()["query_id"]

@@ -76,6 +76,18 @@ def made_up_pairs(folder: Path, pairs: int) -> list[Path]:
     return paths
 
 
+def start_catalog(work: Path, pairs: str | None, made_up: int) -> tuple[Catalog, Snapshot]:
+    """Empty the folder and make a catalog in it, of files that match a pattern or made-up pairs."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if pairs:
+        pattern = Path(pairs)
+        paths = sorted(pattern.parent.glob(pattern.name))
+    else:
+        paths = made_up_pairs(work, made_up)
+    return make_catalog(work / "corpus", paths)
+
+
 def make_catalog(folder: Path, paths: list[Path]) -> tuple[Catalog, Snapshot]:
     catalog = Catalog.create(str(folder))
     with duckdb.connect() as connection, open_job(catalog, "ingest", {}, {}) as job:
@@ -295,14 +307,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lode-pack")
     arguments = parser.parse_args()
     work: Path = arguments.work
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    if arguments.pairs:
-        pattern = Path(arguments.pairs)
-        paths = sorted(pattern.parent.glob(pattern.name))
-    else:
-        paths = made_up_pairs(work, arguments.made_up)
-    catalog, snapshot = make_catalog(work / "corpus", paths)
+    catalog, snapshot = start_catalog(work, arguments.pairs, arguments.made_up)
     lists = add_candidates(catalog, arguments.queries)
     print(describe(["duckdb", "numpy", "zstandard", "datasets"]))
     print(f"{snapshot.kept:,} pairs; load of the machine {os.getloadavg()[0]:.1f}\n")

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.encoding import ONE_THREAD, make_model
+from benchmarks.encoding import ENGINES, ONE_THREAD, make_model
 from benchmarks.machine import DATA, describe
 
 BATCH = 32
@@ -31,12 +31,6 @@ SKIPPED = 3
 ROUNDS = 1
 MAX_TOKENS = 256
 TEMPERATURE = 0.05
-ENGINES = {
-    "Lode, bfloat16": ("lode", "bfloat16"),
-    "sentence-transformers, bfloat16": ("peer", "bfloat16"),
-    "Lode, float32": ("lode", "float32"),
-    "sentence-transformers, float32": ("peer", "float32"),
-}
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate")
 
 

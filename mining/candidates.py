@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from catalog.candidates import Reason, reason_names
 from catalog.schema import CANDIDATES
+from mining.kernels import kernel
 from mining.search import NO_PASSAGE, Ids, Scores
-from mining.topk import kernel
 
 Flags = npt.NDArray[np.uint8]
 

@@ -180,10 +180,10 @@ def _fastest_dtype(kind: str) -> str:
     """Choose bfloat16 where there are instructions for it: twice as fast, cosine >= 0.9999."""
     import torch
 
+    from mining.bfloat16 import cpu_computes_bfloat16
+
     if kind == "cuda":
         # A planner without a GPU plans for workers that have a current one.
         old = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8
         return "float16" if old else "bfloat16"
-    features = torch.cpu.get_capabilities()
-    native = features.get("amx_bf16") or features.get("avx512_bf16")
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if cpu_computes_bfloat16() else "float32"

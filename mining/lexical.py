@@ -13,20 +13,19 @@ corpus would give one text different vectors in different snapshots.
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from mining.common_units import COMMON_CHARACTERS, COMMON_WORDS, TRADITIONAL
 from mining.embeddings import EmbeddingSpec
 from mining.encoder import LEXICAL, Encoder, EncoderSettings, Side, Vectors
+from mining.kernels import kernel
 
 Weights = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint64]
 Integer = Any  # in a kernel: numba keeps the width that an integer is made with
-_Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
 # Measured as mean nDCG@10 of four Chinese retrieval sets (cmrc2018, drcd_dev, csl, qbqtc_graded);
 # BM25 over the same unigrams and bigrams gives 0.924, these vectors before projection 0.89.
@@ -145,12 +144,7 @@ def _unit_hash(unit: str) -> int:
     return int(hashes[0])
 
 
-def _kernel(function: _Kernel) -> _Kernel:
-    """Compile a function of arrays, once per machine, without the interpreter lock."""
-    return cast(_Kernel, numba.njit(cache=True, nogil=True)(function))
-
-
-@_kernel
+@kernel
 def _mix(word: Integer) -> Integer:
     """Scramble 64 bits (splitmix64's finalizer)."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -158,7 +152,7 @@ def _mix(word: Integer) -> Integer:
     return word ^ (word >> np.uint64(31))
 
 
-@_kernel
+@kernel
 def _cut_units(
     codepoints: npt.NDArray[np.uint32],
     classes: npt.NDArray[np.uint8],
@@ -183,7 +177,7 @@ def _cut_units(
     return count
 
 
-@_kernel
+@kernel
 def _count_ngrams(
     hashes: Words,
     breaks: npt.NDArray[np.bool_],
@@ -211,7 +205,7 @@ def _count_ngrams(
             values[slot] = weight / np.float32(order + 1) * orders[order]
 
 
-@_kernel
+@kernel
 def _project(
     ngrams: Words, counts: npt.NDArray[np.int32], values: Weights, vector: Weights
 ) -> None:
@@ -230,7 +224,7 @@ def _project(
         vector /= length
 
 
-@_kernel
+@kernel
 def _encode(
     codepoints: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.int64],

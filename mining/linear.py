@@ -7,12 +7,12 @@ operators are those that torch's own compiler emits for frozen weights.
 import torch
 from torch import nn
 
+from mining.bfloat16 import cpu_computes_bfloat16
+
 
 def supports_prepacked() -> bool:
     """Say whether this machine multiplies bfloat16 natively and torch has the operators."""
-    features = torch.cpu.get_capabilities()
-    native = features.get("amx_bf16") or features.get("avx512_bf16")
-    return bool(native) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return cpu_computes_bfloat16() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class PrepackedLinear(nn.Module):

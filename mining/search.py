@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from mining import survivors, survivors_cuda, topk
+from mining.bfloat16 import cpu_computes_bfloat16
 from mining.hard_queries import HardQueries
 from mining.passages import Passages
 from mining.survivors import MAX_TILE_SCORES, TILE_PASSAGES, Listed, Tiles, Workspace
@@ -42,8 +43,7 @@ def fastest_product() -> str:
     """Name the precision that this machine multiplies fastest."""
     if torch.cuda.is_available():
         return "bf16"
-    features = torch.cpu.get_capabilities()
-    return "bf16" if features.get("amx_bf16") or features.get("avx512_bf16") else "fp32"
+    return "bf16" if cpu_computes_bfloat16() else "fp32"
 
 
 def default_device() -> str:

@@ -5,14 +5,14 @@ Scores are compared as *ordered keys*: the bits of a float as an integer that so
 search gives each thread queries of its own.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core import types
 from numba.extending import overload
+
+from mining.kernels import kernel
 
 Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[Any]  # int16 (from bfloat16) or int32 (from float32)
@@ -20,7 +20,6 @@ Positions = npt.NDArray[np.uint32]  # row numbers of passages
 Counts = npt.NDArray[np.int64]
 Sums = npt.NDArray[np.float64]
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 # Scores looked at together: only where their maximum beats the threshold is each looked at.
 CHUNK = 64
@@ -30,11 +29,6 @@ LANES = 64
 OVERFLOWED = -1
 # Above this share of the buffer a row would be compacted again and again.
 _FULL = 0.75
-
-
-def kernel(function: _Kernel) -> _Kernel:
-    """Compile without fast-math: the order of operations is part of the result."""
-    return cast(_Kernel, numba.njit(cache=True, nogil=True)(function))
 
 
 def ordered_key(bits: Any) -> Any:

@@ -12,7 +12,8 @@ import numpy as np
 from catalog.pack import NONE, Pack
 from catalog.pack.layout import Integers
 from catalog.schema import TASKS
-from trainer.permutation import Ids, kernel
+from mining.kernels import kernel
+from trainer.permutation import Ids
 
 UNKNOWN: Final = -1  # an identity that equals nothing
 # Other slots that are looked at for a row in conflict; a bound on time where most rows conflict.

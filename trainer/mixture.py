@@ -16,7 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from trainer.permutation import Ids, kernel
+from mining.kernels import kernel
+from trainer.permutation import Ids
 
 # A remainder below the node's weight is multiplied by a weight: the product must fit in 63 bits.
 MAX_WEIGHT: Final = 1 << 31

@@ -7,15 +7,15 @@ generalized Feistel network): each round can be undone, so all of them together 
 the same paper); fewer than a of a * b numbers are, so that is rare.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from catalog.draws import draw
+from mining.kernels import kernel
 
 Ids = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -30,12 +30,6 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 _ONE, _30, _27, _31, _32 = (np.uint64(bits) for bits in (1, 30, 27, 31, 32))
 
 Number = Any  # in a kernel: always uint64, which numba would make a float beside an int64
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-
-
-def kernel(function: _Kernel) -> _Kernel:
-    """Compile; integers wrap around, as the hashes mean them to."""
-    return cast(_Kernel, numba.njit(cache=True, nogil=True)(function))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from mining.bfloat16 import cpu_computes_bfloat16
 from trainer.collectives import Group
 
 Value = TypeVar("Value")
@@ -66,9 +67,7 @@ def choose_precision(precision: str) -> str:
         return precision
     if torch.cuda.is_available():
         return "bfloat16"
-    features = torch.cpu.get_capabilities()
-    native = features.get("amx_bf16") or features.get("avx512_bf16")
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if cpu_computes_bfloat16() else "float32"
 
 
 def task_groups(spans: Mapping[str, range]) -> dict[str, Group]:
