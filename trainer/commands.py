@@ -123,13 +123,14 @@ def evaluate(
         return
     from trainer.eval_records import commit_results
     from trainer.evaluation import evaluate_model, print_results
+    from trainer.run_record import find_record
 
     with Bars({}) as bars:
         results = evaluate_model(settings, sts or (), retrieval or (), output, progress=bars)
     print_results(results)
     if record:
         place = Path(what).absolute().parent
-        run = place.name if (place / "run.json").exists() else None
+        run = place.name if find_record(place) else None
         say(f"{commit_results(open_catalog(catalog), results, run):,} values kept in evaluations")
 
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from catalog.errors import CatalogError
 from trainer.metrics import FILE as METRICS_FILE
 from trainer.metrics import read_metrics
+from trainer.run_record import read_record
 
-RUN_FILE: Final = "run.json"
 REPLACED: Final = "negatives/replaced"
 # One step's batch says little: what a run ended with is the mean over this share of its steps.
 LAST_SHARE: Final = 0.1
@@ -72,13 +72,7 @@ def differing_settings(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]
 
 
 def _read_run(folder: Path, name: str) -> RecordedRun:
-    path = folder / RUN_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CatalogError(
-            f"{folder} is no run: it has no {RUN_FILE}; lode train --out makes one"
-        ) from None
+    record = read_record(folder)
     lines = read_metrics(folder / METRICS_FILE)
     if not lines:
         raise CatalogError(f"the run in {folder} has not measured anything yet; compare it later")

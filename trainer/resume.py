@@ -5,15 +5,14 @@ from pathlib import Path
 from catalog.errors import CatalogError
 from catalog.snapshots import load_snapshot
 from catalog.terminal import open_catalog
-from trainer.run_folder import RUN_FILE, RunPlace, read_record
+from trainer.run_folder import RunPlace
+from trainer.run_record import RUN_FILE, read_record
 from trainer.settings import TrainSettings, from_document
 
 
 def load_run(folder: Path, catalog: str | None = None) -> tuple[RunPlace, TrainSettings]:
     """Return where a run is and its settings; ``catalog`` says where the catalog is by now."""
     record = read_record(folder)
-    if record is None:
-        raise CatalogError(f"{folder} is no run: it has no {RUN_FILE}; lode train --out makes one")
     document = {key: value for key, value in record["settings"].items() if value is not None}
     settings = from_document(folder / RUN_FILE, document)
     found = open_catalog(catalog or record["catalog"])

@@ -34,10 +34,10 @@ from trainer.run_folder import (
     check_folder,
     claim_folder,
     describe_run,
-    read_record,
     record_end,
 )
 from trainer.run_log import RunLog
+from trainer.run_record import find_record
 from trainer.settings import ContrastiveTask, TrainSettings
 from trainer.step import StepResult, Trained, train_step
 from trainer.task_losses import TaskLosses
@@ -273,7 +273,7 @@ class Session:
 
 def open_pack(place: RunPlace, settings: TrainSettings, say: Say) -> Pack:
     """Build the snapshot's pack, or open it where it is there already."""
-    began = read_record(place.folder)
+    began = find_record(place.folder)
     mined: str | None = None
     if began is not None and place.candidates_run is None:
         mined = began["candidates_run"]  # the newest may be another by now

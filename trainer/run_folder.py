@@ -13,11 +13,12 @@ from catalog.records import now, to_json, write_json
 from catalog.snapshots import Snapshot
 from catalog.version import code_version
 from trainer import processes
+from trainer.metrics import FILE as METRICS_FILE
+from trainer.run_record import RUN_FILE, find_record
 from trainer.settings import TrainSettings
 
-RUN_FILE: Final = "run.json"
 # What a run leaves in its folder; without the record nobody can say which run's it is.
-_PARTS: Final = ("checkpoint-*", "live", "log", "metrics.jsonl")
+_PARTS: Final = ("checkpoint-*", "live", "log", METRICS_FILE)
 # The catalog may move: what is trained on is named by digests.
 _NOT_COMPARED: Final = ("catalog",)
 
@@ -50,18 +51,9 @@ def describe_run(place: RunPlace, settings: TrainSettings, pack: Pack) -> dict[s
     }
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the record of the run in a folder; None: there is none."""
-    path = folder / RUN_FILE
-    if not path.exists():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
-
-
 def check_folder(place: RunPlace, record: dict[str, Any]) -> None:
     """Raise CatalogError where the folder, or the run's name in the catalog, is another run's."""
-    there = read_record(place.folder)
+    there = find_record(place.folder)
     if there is not None:
         differing = sorted(_differences("", there, record))
         if differing:
@@ -85,7 +77,7 @@ def check_folder(place: RunPlace, record: dict[str, Any]) -> None:
 
 def claim_folder(place: RunPlace, record: dict[str, Any]) -> None:
     """Write the record, once; all processes call it, and it is there when they return."""
-    if processes.rank() == 0 and read_record(place.folder) is None:
+    if processes.rank() == 0 and find_record(place.folder) is None:
         pack_folder = place.pack_folder and str(place.pack_folder.resolve())
         began = {"pack_folder": pack_folder, "started_at": now().isoformat()}
         write_json(place.folder / RUN_FILE, {**record, **began})
@@ -94,7 +86,7 @@ def claim_folder(place: RunPlace, record: dict[str, Any]) -> None:
 
 def record_end(place: RunPlace, record: dict[str, Any], steps: int) -> None:
     """Put a finished run into the catalog's table of runs, once."""
-    began = read_record(place.folder)
+    began = find_record(place.folder)
     assert began is not None
     row = [
         place.name, "train", None, to_json(record), [], code_version(), began["started_at"], now(),
