@@ -16,6 +16,7 @@ from catalog.terminal import fail_with_message, say
 from curation import classifier_commands, extract_commands
 from curation import commands as curation_commands
 from mining import commands as mining_commands
+from recipes import commands as recipe_commands
 from trainer import commands as trainer_commands
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ classifier_commands.register(app)
 catalog_commands.register(app)
 mining_commands.register(app)
 trainer_commands.register(app)
+recipe_commands.register(app)
 
 
 @app.command()

@@ -8,7 +8,10 @@ from typing import Any, Final
 
 RECIPES_FOLDER: Final = Path(__file__).parent.parent / "recipes"
 # Every section that a recipe can have. Who reads one checks its keys.
-SECTIONS: Final = ("recipe", "sources", "signals", "duplicates", "policy", "model", "train")
+SECTIONS: Final = (
+    "recipe", "curate", "sources", "signals", "duplicates", "policy", "score", "new_model", "model",
+    "pretrain", "general", "mine", "train", "rerank", "evaluate", "rehearse",
+)  # fmt: skip
 
 
 class RecipeError(ValueError):

@@ -1,4 +1,4 @@
-"""Commands of curation: ingest, curate, signals and recipes."""
+"""Commands of curation: ingest, curate and signals."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes a
 
 def register(app: typer.Typer) -> None:
     """Add curation's commands to the command line."""
-    for command in (ingest, curate, signals, recipes):
+    for command in (ingest, curate, signals):
         app.command()(command)
 
 
@@ -84,13 +84,3 @@ def signals(
             span = " to ".join("" if b is None else f"{b:g}" for b in (measure.low, measure.high))
             scale = f"{measure.unit}, {span}" if span.strip(" to") else measure.unit
             say(f"{name:<38} {measure.about} [{scale}]")
-
-
-def recipes() -> None:
-    """List the recipes that come with Lode, and what each says."""
-    from catalog.recipe_files import read_recipe, shipped_recipes
-
-    for name, path in shipped_recipes().items():
-        content = read_recipe(path)
-        sections = ", ".join(section for section in content if section != "recipe")
-        say(f"{name:<14} {content.get('recipe', {}).get('title', '')} [{sections}]")

@@ -132,7 +132,7 @@ def test_a_word_without_a_value_is_no_setting() -> None:
 
 
 def test_a_change_below_a_plain_setting_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"steps.more: steps is no section"):
+    with pytest.raises(ValueError, match=r"train.steps.more: train.steps is no section"):
         load_settings(write(tmp_path, RECIPE), None, change_settings({}, ["steps.more=1"]))
 
 

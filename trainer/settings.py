@@ -2,12 +2,12 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Final, TypeVar, get_args, get_type_hints
+from typing import Any, Final
 
-from catalog.recipe_files import RecipeError, check_keys, find_recipe, read_recipe
+from catalog.recipe_files import RecipeError, find_recipe, read_recipe
+from catalog.recipe_values import change, check_values, make_settings
 from trainer.balance import CBB_BETA
 from trainer.batches import PlanSettings, TaskBatches
 from trainer.contrastive import Contrast
@@ -16,15 +16,9 @@ from trainer.matryoshka import Widths
 from trainer.model import ModelSettings
 from trainer.negative_rules import NegativeSettings
 
-Settings = TypeVar("Settings")
-
 ENGINES: Final = ("torch", "deepspeed")
 PRECISIONS: Final = ("fastest", "float32", "bfloat16")
 LEARNED: Final = "learned"
-_WORDS: Final = {
-    int: "a whole number", float: "a number", str: "a text", bool: "true or false",
-    NoneType: "left out",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,39 +166,51 @@ _SECTIONS: Final = {
 
 
 def load_settings(
-    recipe: Path | str, base: str | None = None, changes: Mapping[str, Any] | None = None
+    recipe: Path | str,
+    base: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    section: str = "train",
 ) -> TrainSettings:
-    """Read a recipe's [model] and [train]; ``base`` and ``changes`` replace what it says."""
+    """Read a recipe's [model] and [train]; ``base`` and ``changes`` replace what it says.
+
+    ``section`` is ``train``, or another section of the same keys: ``general``.
+    """
     path = find_recipe(recipe)
     content = read_recipe(path)
-    if "train" not in content:
-        raise RecipeError(f"{path} has no [train]: it does not say what to train")
-    model = dict(content.get("model", {}))
-    model |= {} if base is None else {"base": base}
+    content["model"] = content.get("model", {}) | ({} if base is None else {"base": base})
+    for name, value in (changes or {}).items():
+        place = name.split(".")
+        change(content, place if place[0] == "model" else [section, *place], value)
+    return settings_of(path, content, section)
+
+
+def settings_of(path: Path, content: Mapping[str, Any], section: str = "train") -> TrainSettings:
+    """Return the settings of a section of training, with the recipe's [model]."""
+    if section not in content:
+        raise RecipeError(f"{path} has no [{section}]: it does not say what to train")
+    model = content.get("model", {})
     if "base" not in model:
         raise RecipeError(f"{path} names no model: set base in [model], or give --model")
-    document = {"model": model, **content["train"]}
-    for name, value in (changes or {}).items():
-        _change(document, name.split("."), value)
     try:
-        return from_document(path, document)
+        return from_document(path, {"model": model, **content[section]}, section)
     except (TypeError, ValueError) as error:
         if isinstance(error, RecipeError):
             raise
         raise RecipeError(f"{path}: {error}") from error
 
 
-def from_document(path: Path, document: Mapping[str, Any]) -> TrainSettings:
+def from_document(path: Path, document: Mapping[str, Any], section: str = "train") -> TrainSettings:
     """Make settings of plain data; an unknown key names the closest known one."""
     plain = {key: value for key, value in document.items() if key not in (*_SECTIONS, "model")}
-    _check_values(path, "train", TrainSettings, plain)
+    check_values(path, section, TrainSettings, plain)
     made: dict[str, Any] = {
-        name: _make(path, f"train.{name}", kind, document[name])
+        name: make_settings(path, f"{section}.{name}", kind, document[name])
         for name, kind in _SECTIONS.items()
         if document.get(name) is not None
     }
     plain["widths"] = tuple(plain.get("widths", ()))
-    return TrainSettings(_make(path, "model", ModelSettings, document["model"]), **plain, **made)
+    model = make_settings(path, "model", ModelSettings, document["model"])
+    return TrainSettings(model, **plain, **made)
 
 
 def change_settings(given: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
@@ -219,47 +225,6 @@ def change_settings(given: Mapping[str, Any], words: Iterable[str]) -> dict[str,
         except tomllib.TOMLDecodeError:
             changes[name] = value
     return changes
-
-
-def _change(document: dict[str, Any], path: list[str], value: Any) -> None:
-    for place, name in enumerate(path[:-1]):
-        section = document.setdefault(name, {})
-        if not isinstance(section, dict):
-            raise ValueError(f"{'.'.join(path)}: {'.'.join(path[: place + 1])} is no section")
-        document = section
-    document[path[-1]] = value
-
-
-def _make(path: Path, section: str, kind: type[Settings], keys: Any) -> Settings:
-    if not isinstance(keys, Mapping):
-        raise RecipeError(f"{path}: {section} is {keys!r}; it must be a section, [{section}]")
-    _check_values(path, section, kind, keys)
-    return kind(**keys)
-
-
-def _check_values(path: Path, section: str, kind: type, keys: Mapping[str, Any]) -> None:
-    """Refuse keys that are not known, and values of another type than the setting's."""
-    types = get_type_hints(kind)
-    check_keys(path, section, keys, [f.name for f in fields(kind)])
-    for key, value in keys.items():
-        if not _fits(value, types[key]):
-            wanted = " or ".join(_WORDS.get(each, "") for each in _alternatives(types[key]))
-            raise RecipeError(f"{path}: {key} is {value!r} in [{section}]; it must be {wanted}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    for each in _alternatives(kind):
-        if each not in _WORDS:  # a compound: what takes it looks into it
-            return True
-        allowed = (int, float) if each is float else each
-        if isinstance(value, allowed) and (each is bool or not isinstance(value, bool)):
-            return True
-    return False
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """List the types of a union, or the type itself."""
-    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
 def _check_weight(weight: float) -> None:

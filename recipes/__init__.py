@@ -1,0 +1,1 @@
+"""Published systems, one TOML file each, and what runs one from raw pairs to an evaluated model."""
