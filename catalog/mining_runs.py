@@ -29,6 +29,11 @@ class MiningRun:
         """Return the digest of the snapshot's rows."""
         return str(self.settings["snapshot_digest"])
 
+    @property
+    def is_partial(self) -> bool:
+        """Only the queries that a training run had used up were mined."""
+        return self.settings.get("train_run") is not None
+
 
 def list_mining_runs(connection: duck.Connection) -> list[MiningRun]:
     """List all mining runs, the newest first."""
@@ -44,12 +49,13 @@ def choose_run(
 ) -> MiningRun | None:
     """Return the run that a name, or a part of it that fits no other, means.
 
-    Without a name it is the newest of the snapshot's rows, or of all where no snapshot is given;
-    None where there is none.
+    Without a name it is the newest of the snapshot's rows, or of all where no snapshot is given,
+    that mined every query; None where there is none.
     """
     runs = list_mining_runs(connection)
     if name is None:
-        of_rows = (r for r in runs if snapshot is None or r.snapshot_digest == snapshot.digest)
+        whole = (run for run in runs if not run.is_partial)
+        of_rows = (r for r in whole if snapshot is None or r.snapshot_digest == snapshot.digest)
         return next(of_rows, None)
     exact = [run for run in runs if run.run_id == name]
     fitting = exact or [run for run in runs if name in run.run_id]

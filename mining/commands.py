@@ -1,10 +1,12 @@
 """Commands of mining: embed, score, mine and pack."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
+from catalog.errors import CatalogError
 from catalog.executors import ExecutorSettings
 from catalog.snapshots import load_snapshot
 from catalog.terminal import Bars, CatalogOption, open_catalog, say
@@ -154,6 +156,13 @@ def mine(
     task: Annotated[
         list[str] | None, typer.Option(help="Tasks whose pairs are mined (default: retrieval).")
     ] = None,
+    queries: Annotated[
+        str, typer.Option(help="all, or exhausted: those whose lists a training run has used up.")
+    ] = "all",
+    train_run: Annotated[
+        str | None,
+        typer.Option(help="With --queries exhausted: the training run (default: the only one)."),
+    ] = None,
     instruction: InstructionOption = None,
     passage_instruction: PassageInstructionOption = None,
     name: NameOption = None,
@@ -172,6 +181,7 @@ def mine(
     """Rank passages for every query and keep hard negatives; removed ones keep their reasons."""
     from mining.candidates import FilterSettings
     from mining.embed import embed as embed_side
+    from mining.exhausted import exhausted_queries
     from mining.mine import MineSettings
     from mining.mine import mine as run
     from mining.relevance import RelevanceSettings
@@ -194,8 +204,16 @@ def mine(
         shard_queries=shard_queries,
         search=SearchSettings(memory_mb=memory_mb),
     )
+    if queries not in ("all", "exhausted") or (train_run is not None and queries == "all"):
+        raise CatalogError(
+            f"--queries is {queries!r}; it is all, or exhausted, which takes --train-run"
+        )
     found = open_catalog(catalog)
     chosen = load_snapshot(found, snapshot)
+    if queries == "exhausted":
+        again = exhausted_queries(found, train_run)
+        settings = replace(settings, train_run=again.train_run)
+        say(f"{len(again.query_ids):,} queries whose lists {again.train_run} has used up")
     with Bars({}) as bars:
         for side in SIDES:
             embed_side(found, chosen, encoder, side, ExecutorSettings(workers), bars)

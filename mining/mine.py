@@ -38,8 +38,9 @@ from mining.candidates import (
 )
 from mining.embeddings import EMBEDDINGS, EmbeddingSpec, EmbeddingStore
 from mining.encoder import EncoderSettings, spec_of
+from mining.exhausted import exhausted_queries
 from mining.miners import BM25, MINERS, Materials, prepare_ann, prepare_bm25, rank_passages
-from mining.relations import Relations, write_relations
+from mining.relations import Relations, Wanted, write_relations
 from mining.relevance import Relevance, RelevanceSettings
 from mining.search import NO_PASSAGE, Ids, SearchSettings, score_listed
 from mining.text_file import write_texts
@@ -55,7 +56,8 @@ class MineSettings:
 
     ``depth`` counts removed candidates too. Several ``miners`` are fused by reciprocal rank.
     ``ann`` None: sizes are chosen for the corpus and recorded. ``recall_queries`` measure what an
-    index misses.
+    index misses. ``train_run`` mines again, and only, the queries whose lists that training run has
+    used up.
     """
 
     depth: int = 200
@@ -66,6 +68,7 @@ class MineSettings:
     bm25: Bm25Settings = field(default_factory=Bm25Settings)
     relevance: RelevanceSettings | None = None
     recall_queries: int = 1000
+    train_run: str | None = None
     shard_queries: int = 16_384
     search: SearchSettings = field(default_factory=SearchSettings)
 
@@ -137,9 +140,14 @@ def mine(
     The same snapshot, settings and model are the same run: it is resumed, or found finished.
     """
     specs = {side: spec_of(encoder, side) for side in ("query", "passage")}
-    with open_job(catalog, STAGE, _describe(settings, snapshot, specs), {}) as job:
+    again = settings.train_run and exhausted_queries(catalog, settings.train_run)
+    record = _describe(settings, snapshot, specs)
+    if again:
+        record["queries"] = again.digest
+    with open_job(catalog, STAGE, record, {}) as job:
         if not job.is_committed():
-            materials, relations = _gather(catalog, snapshot, settings, specs, job)
+            wanted = Wanted(settings.tasks, again.query_ids if again else None)
+            materials, relations = _gather(catalog, snapshot, settings, wanted, specs, job)
             prepared = _prepare_miners(materials, settings, job)
             # One worker by default, or one a GPU: its threads share a block of passages, workers
             # would not.
@@ -255,6 +263,8 @@ def _describe(
         del plain[how]
     if BM25 not in settings.miners:
         del plain["bm25"]
+    if settings.train_run is None:
+        del plain["train_run"]
     return {
         **plain,
         "snapshot": snapshot.name,
@@ -288,13 +298,14 @@ def _gather(
     catalog: Catalog,
     snapshot: Snapshot,
     settings: MineSettings,
+    wanted: Wanted,
     specs: dict[str, EmbeddingSpec],
     job: Job,
 ) -> tuple[Materials, Relations]:
     """Put beside each other on disk what the tasks need; what is there already stays."""
     folder = job.folder / "scratch"
     memory_mb = max(settings.search.memory_mb, 512)  # DuckDB needs some for each of its threads
-    relations = write_relations(catalog, snapshot, settings.tasks, folder, memory_mb)
+    relations = write_relations(catalog, snapshot, wanted, folder, memory_mb)
     ids = {"query": relations.query_ids, "passage": relations.passage_ids}
     keys = {"query": relations.query_keys, "passage": relations.passage_keys}
     for side, spec in specs.items():

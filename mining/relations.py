@@ -71,13 +71,21 @@ class Relations:
         return offsets, np.searchsorted(self.passage_ids, self.positive_passages[low:high])
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which relations: of the pairs of some tasks, and of some queries only, or of all (None)."""
+
+    tasks: tuple[str, ...]
+    query_ids: Ids | None = None
+
+
 def write_relations(
-    catalog: Catalog, snapshot: Snapshot, tasks: tuple[str, ...], folder: Path, memory_mb: int
+    catalog: Catalog, snapshot: Snapshot, wanted: Wanted, folder: Path, memory_mb: int
 ) -> Relations:
     """Read a snapshot's relations out of the lake; a folder that is complete stays as it is."""
     if not (folder / _WRITTEN).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with _prepared(catalog, snapshot, tasks, memory_mb) as connection:
+        with _prepared(catalog, snapshot, wanted, memory_mb) as connection:
             rows = {name: _write_columns(connection, name, folder) for name in _COLUMNS}
         write_json(folder / _WRITTEN, rows)
     return Relations(folder)
@@ -85,8 +93,9 @@ def write_relations(
 
 @contextlib.contextmanager
 def _prepared(
-    catalog: Catalog, snapshot: Snapshot, tasks: tuple[str, ...], memory_mb: int
+    catalog: Catalog, snapshot: Snapshot, wanted: Wanted, memory_mb: int
 ) -> Iterator[duck.Connection]:
+    tasks = wanted.tasks
     with snapshot_reader(catalog, snapshot) as connection:
         connection.execute(f"set memory_limit = '{memory_mb}MB'")
         connection.execute("set arrow_lossless_conversion = true")  # keys as 16 bytes, not as text
@@ -99,10 +108,16 @@ def _prepared(
         for statement in _sql("kept").split(";"):
             bound = {"tasks": list(tasks)} if "$tasks" in statement else {}
             connection.execute(statement, bound)
+        if wanted.query_ids is not None:
+            connection.register("wanted_queries", pa.table({"query_id": wanted.query_ids}))
+            connection.execute(
+                "delete from mine_queries where query_id not in (from wanted_queries)"
+            )
         if not scalar(connection, "select count(*) from mine_queries"):
             raise CatalogError(
-                f"snapshot {snapshot.name} keeps no pair of task {' or '.join(tasks)} with a "
-                "query: there is nothing to mine; lode snapshot show says what it holds"
+                f"snapshot {snapshot.name} keeps no pair of task {' or '.join(tasks)} with "
+                f"{'a query' if wanted.query_ids is None else 'one of the wanted queries'}: there "
+                "is nothing to mine; lode snapshot show says what it holds"
             )
         yield connection
 
