@@ -141,3 +141,19 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert settings.optimizer == OptimizerSettings(1e-5, 0.05, "linear", 0.001)
     assert settings.sts is not None
     assert settings.sts.weight == 0.8
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("distillation = -1", "distillation is -1"),
+        ("distillation = 1\nteacher_temperature = 0.0", "teacher_temperature 0.0; at least 0, and"),
+        ("distillation = 1\nhard_negatives = false", "set hard_negatives = true"),
+        ('distillation = 1\ncolumns = "shared_query"', "set columns to gathered or local"),
+    ],
+)
+def test_a_distillation_that_cannot_be_is_refused(tmp_path: Path, keys: str, message: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(f'[model]\nbase = "x"\n[train.retrieval]\n{keys}\n')
+    with pytest.raises(ValueError, match=message):
+        load_settings(path)

@@ -229,6 +229,11 @@ class Session:
 
     def _make_negatives(self) -> DynamicNegatives | None:
         task = self.settings.retrieval
+        if task is not None and task.distillation and not self.pack.has_candidates:
+            raise ValueError(
+                f"distillation learns from the scores of mined candidates, and snapshot "
+                f"{self.place.snapshot.name} has none: lode mine it, or set distillation = 0"
+            )
         if task is None or not task.hard_negatives or not self.pack.has_candidates:
             return None
         if self.settings.live and self.process == 0:

@@ -27,6 +27,9 @@ class ContrastiveTask:
 
     ``temperature`` is a number, or learned. ``columns`` says which negatives a query is set
     against (see ``trainer.contrastive.Contrast``); ``hard_negatives`` are a query's own.
+    ``distillation`` weighs the divergence from the miner's stored scores of a query's positive and
+    hard negatives (see ``trainer.distillation``), whose own temperature is
+    ``teacher_temperature``.
     ``source_weights``, ``source_temperature`` and ``batch_by`` mix sources, and ``processes`` is
     how many work on the task (see ``trainer.batches.TaskBatches``).
     """
@@ -40,6 +43,8 @@ class ContrastiveTask:
     margin: float | None = None
     hardness: float = 0.0
     focus: float = 0.0
+    distillation: float = 0.0
+    teacher_temperature: float = 0.05
     source_weights: Mapping[str, float] = field(default_factory=dict)
     source_temperature: float = 1.0
     batch_by: str = "task"
@@ -52,8 +57,25 @@ class ContrastiveTask:
             raise ValueError(
                 f"temperature is {self.temperature!r}; it must be a number above 0, or 'learned'"
             )
+        self._check_distillation()
         self.contrast()
         self.batches()
+
+    def _check_distillation(self) -> None:
+        if self.distillation < 0 or self.teacher_temperature <= 0:
+            raise ValueError(
+                f"distillation is {self.distillation} and teacher_temperature "
+                f"{self.teacher_temperature}; at least 0, and above 0"
+            )
+        if self.distillation and not self.hard_negatives:
+            raise ValueError(
+                "distillation learns from the scores of hard negatives; set hard_negatives = true"
+            )
+        if self.distillation and self.columns == "shared_query":
+            raise ValueError(
+                "distillation needs all hard negatives of a query in one process; set columns to "
+                "gathered or local"
+            )
 
     def batches(self) -> TaskBatches:
         """Return how the plan cuts batches."""
@@ -138,6 +160,8 @@ class TrainSettings:
             raise ValueError(
                 "no task is trained; give [train.retrieval], [train.sts] or [train.classification]"
             )
+        if self.classification is not None and self.classification.distillation:
+            raise ValueError("distillation is of retrieval: candidates are mined for no other task")
 
     @property
     def tasks(self) -> dict[str, ContrastiveTask | CosentTask]:

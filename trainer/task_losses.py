@@ -14,6 +14,7 @@ from trainer.collectives import Group
 from trainer.contrastive import info_nce
 from trainer.cosent import cosent_loss
 from trainer.cosines import score_lists, score_pairs
+from trainer.distillation import distillation_loss
 from trainer.false_negatives import Known
 from trainer.matryoshka import Widths, matryoshka
 from trainer.settings import LEARNED, ContrastiveTask, CosentTask, TrainSettings
@@ -81,7 +82,7 @@ class TaskLosses(nn.Module):
         queries_ND, positives_ND = embeddings_TD[rows.queries], embeddings_TD[rows.positives]
         negatives_NKD = embeddings_TD[rows.negatives] if rows.negatives.shape[1] else None
         self.scores[name] = _score(queries_ND, positives_ND, negatives_NKD, rows)
-        return info_nce(
+        loss = info_nce(
             queries_ND,
             positives_ND,
             negatives_NKD,
@@ -90,6 +91,24 @@ class TaskLosses(nn.Module):
             known=_send(rows.known, embeddings_TD.device),
             group=self.groups[name],
         )
+        if rows.teacher is None or negatives_NKD is None:
+            return loss
+        sides = [queries_ND, positives_ND, negatives_NKD]
+        return loss + task.distillation * self._distill(name, task, sides, rows.teacher)
+
+    def _distill(
+        self, name: str, task: ContrastiveTask, sides: list[Tensor], teacher: Scores
+    ) -> Tensor:
+        teacher_NL = torch.from_numpy(teacher).to(sides[0].device)
+
+        def measure(queries_ND: Tensor, positives_ND: Tensor, negatives_NKD: Tensor) -> Tensor:
+            return distillation_loss(
+                score_lists(queries_ND, positives_ND, negatives_NKD), teacher_NL,
+                temperature=self.temperature(name), teacher_temperature=task.teacher_temperature,
+                group=self.groups[name],
+            )  # fmt: skip
+
+        return matryoshka(measure, sides, self.widths or Widths.equal([sides[0].shape[1]]))
 
     def _cosent(self, name: str, embeddings_TD: Tensor, rows: TaskRows) -> Tensor:
         task = self.settings.tasks[name]

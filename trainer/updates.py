@@ -20,6 +20,7 @@ from trainer.conflicts import identify, passage_identities
 from trainer.false_negatives import Known
 from trainer.negatives import DynamicNegatives
 from trainer.settings import ContrastiveTask, TrainSettings
+from trainer.teacher import teacher_scores
 
 Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -32,7 +33,8 @@ class TaskRows:
     """The rows of a task: pairs by position in the pack, their texts by place in the update.
 
     ``negatives`` [n, k] are meaningless where ``absent``. ``is_mined`` says which of them
-    dynamic negatives chose: their scores are what replacement is decided from.
+    dynamic negatives chose: their scores are what replacement is decided from. ``teacher``
+    [n, 1 + k] are stored scores of positives and negatives, where they are distilled.
     """
 
     positions: Ids
@@ -43,6 +45,7 @@ class TaskRows:
     is_mined: Mask
     known: Known | None = None
     labels: npt.NDArray[np.float32] | None = None
+    teacher: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,11 @@ class UpdateMaker:
             np.empty((len(positions), 0), np.uint32),
             np.empty((len(positions), 0), bool),
         )
-        known = labels = None
+        known = labels = teacher = None
         if isinstance(task, ContrastiveTask):
             own, is_mined = self._hard_negatives(name, task, positions)
             known = self._known(positions, own)
+            teacher = teacher_scores(self.pack, positions, own) if task.distillation else None
         else:
             labels = pairs.label[positions]
         absent = own == NONE
@@ -110,7 +114,8 @@ class UpdateMaker:
 
         def make(places: Mapping[int, Places]) -> TaskRows:
             at = [places[number] for number in wanted]
-            return TaskRows(positions, at[0], at[1], at[2], absent, is_mined, known, labels)
+            texts = at[0], at[1], at[2]
+            return TaskRows(positions, *texts, absent, is_mined, known, labels, teacher)
 
         return make
 

@@ -60,6 +60,13 @@ class CandidateLists:
         found[lists >= 0] = self.count[lists[lists >= 0]]
         return found
 
+    def positive_scores(self, query_rows: Integers) -> npt.NDArray[np.float32]:
+        """Return the miner's score of every query's lowest positive; NaN where there is none."""
+        lists = self._lists_of(query_rows)
+        found = np.full(len(lists), np.nan, np.float32)
+        found[lists >= 0] = self.positive_score[lists[lists >= 0]]
+        return found
+
     def window(self, query_rows: Integers, i: int | Integers, n: int) -> Window:
         """Return the i-th window of every query, filled with NONE."""
         places = self._window_places(query_rows, i, n)
