@@ -1,7 +1,7 @@
 """Settings of training: recipes, changes on the command line, and what is refused."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -157,3 +157,19 @@ def test_a_distillation_that_cannot_be_is_refused(tmp_path: Path, keys: str, mes
     path.write_text(f'[model]\nbase = "x"\n[train.retrieval]\n{keys}\n')
     with pytest.raises(ValueError, match=message):
         load_settings(path)
+
+
+def test_one_task_an_update_gives_every_task_its_turn() -> None:
+    settings = TrainSettings(
+        ModelSettings("x"), tasks_per_update="one", retrieval=ContrastiveTask(), sts=CosentTask()
+    )
+    turns = [settings.tasks_at(step) for step in range(200)]
+    for block in range(100):
+        pair = turns[2 * block : 2 * block + 2]
+        assert {tasks for tasks, _ in pair} == {("retrieval",), ("sts",)}
+        assert {number for _, number in pair} == {block}
+    first = sum(turns[2 * block][0] == ("sts",) for block in range(100))
+    assert 30 < first < 70  # an order of its own for every turn
+    assert replace(settings, tasks_per_update="all").tasks_at(7) == (("retrieval", "sts"), 7)
+    with pytest.raises(ValueError, match="sts has processes of its own"):
+        replace(settings, sts=CosentTask(processes=1))

@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "local": {"retrieval": replace(RETRIEVAL, columns="local")},
     "shared query": {"retrieval": replace(RETRIEVAL, columns="shared_query")},
     "both on both": {"retrieval": RETRIEVAL, "sts": STS},
+    "one at a time": {"retrieval": RETRIEVAL, "sts": STS, "tasks_per_update": "one"},
     "one each": {
         "retrieval": replace(RETRIEVAL, processes=1, temperature=LEARNED),
         "sts": replace(STS, processes=1),

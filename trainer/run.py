@@ -308,7 +308,8 @@ def progress_line(done: int, steps: int, values: dict[str, float]) -> str:
 
 def count_steps(settings: TrainSettings, plan: Plan) -> int:
     """Count the steps of the epochs of the task that takes longest."""
-    return max(
+    turns = len(plan.num_rows) if settings.tasks_per_update == "one" else 1
+    return turns * max(
         1,
         *(
             round(settings.epochs * rows / settings.tasks[name].batch)

@@ -15,9 +15,11 @@ from trainer.engine import OptimizerSettings
 from trainer.matryoshka import Widths
 from trainer.model import ModelSettings
 from trainer.negative_rules import NegativeSettings
+from trainer.task_order import task_at
 
 ENGINES: Final = ("torch", "deepspeed")
 PRECISIONS: Final = ("fastest", "float32", "bfloat16")
+TASKS_PER_UPDATE: Final = ("all", "one")
 LEARNED: Final = "learned"
 
 
@@ -122,7 +124,8 @@ class TrainSettings:
     """A run as a whole. ``steps`` None: as many as ``epochs`` of the largest task take.
 
     ``batch_tokens`` bounds a micro-batch; ``cached`` encodes twice and holds the activations of
-    one micro-batch only (GradCache), for batches that do not fit.
+    one micro-batch only (GradCache), for batches that do not fit. ``tasks_per_update``: all of
+    them in every update (cross-task batch balance), or one, in a random order.
     """
 
     model: ModelSettings
@@ -133,6 +136,7 @@ class TrainSettings:
     precision: str = "fastest"
     batch_tokens: int = 8192
     cached: bool = False
+    tasks_per_update: str = "all"
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     log_every: int = 10
@@ -151,6 +155,11 @@ class TrainSettings:
             raise ValueError(
                 f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}"
             )
+        if self.tasks_per_update not in TASKS_PER_UPDATE:
+            raise ValueError(
+                f"tasks_per_update is {self.tasks_per_update!r}; allowed are "
+                f"{', '.join(TASKS_PER_UPDATE)}"
+            )
         for name in ("batch_tokens", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -159,6 +168,12 @@ class TrainSettings:
         if not self.tasks:
             raise ValueError(
                 "no task is trained; give [train.retrieval], [train.sts] or [train.classification]"
+            )
+        some = [name for name, task in self.tasks.items() if task.processes != "all"]
+        if self.tasks_per_update == "one" and some:
+            raise ValueError(
+                f"{some[0]} has processes of its own, which would wait while tasks_per_update is "
+                "'one'; leave processes out"
             )
         if self.classification is not None and self.classification.distillation:
             raise ValueError("distillation is of retrieval: candidates are mined for no other task")
@@ -174,6 +189,13 @@ class TrainSettings:
     def plan(self) -> PlanSettings:
         """Return the settings of the plan."""
         return PlanSettings(self.seed, {name: task.batches() for name, task in self.tasks.items()})
+
+    def tasks_at(self, step: int) -> tuple[tuple[str, ...], int]:
+        """Return which tasks an update holds, and which of the plan's steps it is for them."""
+        if self.tasks_per_update == "all":
+            return tuple(self.tasks), step
+        task, number = task_at(self.seed, step, tuple(self.tasks))
+        return (task,), number
 
     def to_document(self) -> dict[str, Any]:
         """Return plain data, for records."""

@@ -72,9 +72,11 @@ class UpdateMaker:
     def make(self, step: int) -> Update:
         """Return the update of a step."""
         asked = _Asked()
+        tasks, number = self.settings.tasks_at(step)
         drafts = {
             name: self._draft(name, positions, asked)
-            for name, positions in self.plan.rows(step, self.process).items()
+            for name, positions in self.plan.rows(number, self.process).items()
+            if name in tasks
         }
         places, rows = asked.number()
         texts = [
@@ -82,8 +84,8 @@ class UpdateMaker:
             for side in SIDES
             for text in self.pack.texts(side, rows[side])
         ]
-        tasks = {name: draft(places) for name, draft in drafts.items()}
-        return Update(step, self.tokenize(texts), tasks)
+        rows_of = {name: draft(places) for name, draft in drafts.items()}
+        return Update(step, self.tokenize(texts), rows_of)
 
     def _draft(
         self, name: str, positions: Ids, asked: "_Asked"
