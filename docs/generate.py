@@ -53,6 +53,8 @@ def _commands(group: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], 
     found: list[tuple[tuple[str, ...], Any]] = []
     for name, command in sorted(group.commands.items()):
         if hasattr(command, "commands"):
+            if command.invoke_without_command:  # does something by itself, such as lode recipes
+                found.append(((*path, name), command))
             found += _commands(command, (*path, name))
         else:
             found.append(((*path, name), command))
