@@ -20,6 +20,12 @@ CLUSTER_COLUMNS = {
     "near_jaccard": "max(case when kind = 'near' then jaccard end)",
     "near_template": "bool_or(case when kind = 'near' then template end)",
 }
+# Null where a pair holds no text of an evaluation set, or was not compared with any.
+CONTAMINATION_COLUMNS = {
+    "query_contamination": "max(case when side = 'query' then jaccard end)",
+    "passage_contamination": "max(case when side = 'passage' then jaccard end)",
+    "contaminated_sets": 'list_sort(list(distinct "set"))',
+}
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ def available_columns(connection: duck.Connection, lake: str = "lake") -> Column
         columns.add(Provider(table, f"{prefix}{duck.identifier(table)}", frozenset(signals)))
     columns.add(Provider("groups", _groups_sql(prefix), frozenset(GROUP_COLUMNS)))
     columns.add(Provider("clusters", _clusters_sql(prefix), frozenset(CLUSTER_COLUMNS)))
+    contamination = _contamination_sql(prefix)
+    columns.add(Provider("contamination", contamination, frozenset(CONTAMINATION_COLUMNS)))
     models = connection.execute(
         f"select model, count(distinct revision) from {prefix}scores group by model order by model"
     ).fetchall()
@@ -162,3 +170,8 @@ def _groups_sql(prefix: str) -> str:
 def _clusters_sql(prefix: str) -> str:
     measures = ", ".join(f"{sql} as {name}" for name, sql in CLUSTER_COLUMNS.items())
     return f"(select pair_id, {measures} from {prefix}duplicates group by pair_id)"
+
+
+def _contamination_sql(prefix: str) -> str:
+    measures = ", ".join(f"{sql} as {name}" for name, sql in CONTAMINATION_COLUMNS.items())
+    return f"(select pair_id, {measures} from {prefix}contamination group by pair_id)"

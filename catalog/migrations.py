@@ -20,6 +20,7 @@ def _add_tables(*names: str) -> Callable[[duck.Connection], None]:
 MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {
     1: _add_tables("candidates"),
     2: _add_tables("train_events", "metrics", "evaluations"),
+    3: _add_tables("contamination", "contamination_files"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 # A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible and 63
 # bits long.
@@ -239,6 +239,27 @@ EVALUATIONS: Final = pa.schema(
     ]
 )
 
+# Texts of evaluation sets that pairs hold (curation/decontaminate.py): a pair can hold several.
+CONTAMINATION: Final = pa.schema(
+    [
+        pa.field("pair_id", pa.int64(), nullable=False),
+        pa.field("side", pa.string(), nullable=False),  # query or passage
+        pa.field("set", pa.string(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),  # in the set: sentence1:3, corpus:17
+        pa.field("kind", pa.string(), nullable=False),  # exact (equal keys) or near
+        pa.field("jaccard", pa.float32(), nullable=False),  # of character 3-grams; 1: exact
+    ]
+)
+
+# With which files a set, as its digest says it was, has been compared.
+CONTAMINATION_FILES: Final = pa.schema(
+    [
+        pa.field("set", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("file_id", pa.int64(), nullable=False),
+    ]
+)
+
 # What a job registered, with checksums: DuckLake keeps none.
 TASK_FILES: Final = pa.schema(
     [
@@ -269,6 +290,8 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "train_events": TRAIN_EVENTS,
     "metrics": METRICS,
     "evaluations": EVALUATIONS,
+    "contamination": CONTAMINATION,
+    "contamination_files": CONTAMINATION_FILES,
     "policies": POLICIES,
     "snapshots": SNAPSHOTS,
     "runs": RUNS,

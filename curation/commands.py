@@ -1,5 +1,6 @@
 """Commands of curation: ingest, curate and signals."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,18 +55,27 @@ def curate(
     recipe: Annotated[
         str, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
     ],
+    evaluation_sets: Annotated[
+        list[Path] | None,
+        typer.Option(help="Sets, or folders of them, whose texts must not be trained on."),
+    ] = None,
     catalog: CatalogOption = None,
     workers: WorkersOption = DEFAULT_WORKERS,
 ) -> None:
     """Measure signals, find duplicates and apply the recipe's policy; does only what is missing."""
+    from catalog.evaluation_sets import read_evaluation_sets
     from catalog.report import funnel_text, gather_stages
     from curation.curate import curate as run
     from curation.curate import pending
+    from curation.decontaminate import decontaminate
     from curation.recipes import load_recipe
 
     chosen = load_recipe(recipe)
+    sets = read_evaluation_sets(evaluation_sets or ())
     found = open_catalog(catalog)
     with Bars(pending(found, chosen)) as bars:
+        if sets:
+            decontaminate(found, sets, ExecutorSettings(workers), bars, chosen.name)
         done = run(found, chosen, ExecutorSettings(workers), bars)
     say(f"measured {done.measured_pairs:,} pairs; policy {chosen.policy.name} version "
         f"{done.policy_version} is active")  # fmt: skip

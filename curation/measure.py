@@ -97,7 +97,7 @@ def measure(
     with open_job(catalog, STAGE, _plain(settings), inputs, recipe) as job:
         pairs = 0
         if not job.is_committed():
-            plan = job.plan(lambda: _make_plan(catalog, set(file_ids)))
+            plan = job.plan(lambda: plan_tasks(catalog, set(file_ids)))
             tasks: Any = plan["tasks"]
             steps = [
                 ReadPairs(job.output, tasks),
@@ -129,10 +129,13 @@ class ReadPairs(PipelineStep):  # type: ignore[misc]
     type = "READER"
     name = "pairs"
 
-    def __init__(self, output: JobOutput, tasks: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, output: JobOutput, tasks: Sequence[dict[str, Any]], stage: str = STAGE
+    ) -> None:
         super().__init__()
         self.output = output
         self.tasks = tasks
+        self.stage = stage
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
         """Yield tables of at most BATCH_ROWS pairs, only those of files that are in the lake."""
@@ -147,7 +150,7 @@ class ReadPairs(PipelineStep):  # type: ignore[misc]
                 batch = rows.slice(start, BATCH_ROWS)
                 yield batch
                 done += batch.num_rows
-                self.output.report_progress(STAGE, rank, done)
+                self.output.report_progress(self.stage, rank, done)
 
 
 class MeasureSignals(PipelineStep):  # type: ignore[misc]
@@ -256,7 +259,7 @@ def _measured_files(connection: duck.Connection, table: str) -> set[int]:
     return {file_id for (file_id,) in rows}
 
 
-def _make_plan(catalog: Catalog, file_ids: set[int]) -> dict[str, object]:
+def plan_tasks(catalog: Catalog, file_ids: set[int]) -> dict[str, object]:
     """Cut the row groups that hold pairs of these files into tasks, the largest first."""
     with catalog.reader() as connection:
         rows = connection.execute(

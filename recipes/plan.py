@@ -49,13 +49,18 @@ class RecipePlan:
         first = self.general or self.train
         return first.model.base if first else None
 
+    @property
+    def evaluation_sets(self) -> tuple[str, ...]:
+        """What the models will be evaluated on: its texts are looked for in the pairs."""
+        return () if self.evaluate is None else (*self.evaluate.sts, *self.evaluate.retrieval)
+
     def document(self, stage: str) -> dict[str, Any]:
         """Return a stage's settings as plain data, for records."""
         settings = getattr(self, stage)
         if isinstance(settings, Recipe):
             return {
                 "policy": settings.policy.digest, "signals": settings.signals,
-                "duplicates": settings.duplicates,
+                "duplicates": settings.duplicates, "evaluation_sets": self.evaluation_sets,
             }  # fmt: skip
         return asdict(settings)
 

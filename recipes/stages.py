@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from catalog.errors import CatalogError
+from catalog.evaluation_sets import read_evaluation_sets
 from catalog.executors import ExecutorSettings
 from catalog.lake import Catalog
 from catalog.policies import Condition, Policy
@@ -15,6 +16,7 @@ from catalog.report import funnel_text, gather_stages
 from catalog.snapshots import Snapshot, create_snapshot, load_snapshot
 from catalog.terminal import Bars
 from curation.curate import curate, pending
+from curation.decontaminate import decontaminate
 from mining.embed import embed
 from mining.encoder import SIDES, EncoderSettings
 from mining.mine import mine
@@ -66,8 +68,13 @@ Made = Mapping[str, str]
 
 
 def run_curate(bench: Bench) -> Made:
-    """Measure, find duplicates, apply the policy; name what it keeps."""
+    """Find texts of the evaluation sets, measure, find duplicates, apply the policy; name it."""
     recipe = bench.plan.curate
+    if bench.plan.evaluation_sets:
+        sets = read_evaluation_sets(bench.plan.evaluation_sets)
+        with Bars({}) as bars:
+            found = decontaminate(bench.catalog, sets, bench.executor, bars, recipe.name)
+        bench.say(f"{found.found:,} texts of {len(sets)} evaluation sets found in the pairs")
     with Bars(pending(bench.catalog, recipe)) as bars:
         curate(bench.catalog, recipe, bench.executor, bars)
     bench.say(funnel_text(gather_stages(bench.catalog)))

@@ -1,0 +1,57 @@
+"""Commands of decontamination: compare with evaluation sets, and say what a snapshot holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.executors import ExecutorSettings
+from catalog.snapshots import load_snapshot
+from catalog.terminal import Bars, CatalogOption, open_catalog, say
+from curation.commands import DEFAULT_WORKERS, WorkersOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(decontaminate)
+    app.command()(contamination)
+
+
+def decontaminate(
+    sets: Annotated[
+        list[Path],
+        typer.Argument(help="Evaluation sets: files, collections, or folders of them."),
+    ],
+    catalog: CatalogOption = None,
+    workers: WorkersOption = DEFAULT_WORKERS,
+) -> None:
+    """Find the pairs that hold texts of evaluation sets; only what was not compared yet."""
+    from catalog.evaluation_sets import read_evaluation_sets
+    from curation.decontaminate import decontaminate as run
+
+    read = read_evaluation_sets(sets)
+    found = open_catalog(catalog)
+    with Bars({}) as bars:
+        done = run(found, read, ExecutorSettings(workers), bars)
+    texts = sum(len(one.texts) for one in read)
+    say(f"{len(read):,} sets with {texts:,} texts; compared {done.pairs:,} pairs, "
+        f"{done.found:,} matches")  # fmt: skip
+    say('a policy can ask: require = "query_contamination < 0.8 and passage_contamination < 0.8"')
+
+
+def contamination(
+    snapshot: Annotated[str, typer.Argument(help="Snapshot whose kept pairs are looked at.")],
+    catalog: CatalogOption = None,
+) -> None:
+    """Say how many texts of each evaluation set the kept pairs of a snapshot hold."""
+    from catalog.contamination import snapshot_contamination
+
+    found = open_catalog(catalog)
+    rows = snapshot_contamination(found, load_snapshot(found, snapshot))
+    if not rows:
+        say("no evaluation set was compared yet; lode decontaminate does that")
+        return
+    width = max(len(row.name) for row in rows) + 2
+    say(f"{'set':<{width}}{'pairs':>10}{'its texts':>12}{'of them equal':>15}")
+    for row in rows:
+        say(f"{row.name:<{width}}{row.pairs:>10,}{row.places:>12,}{row.exact:>15,}")
