@@ -39,7 +39,7 @@ from trainer.run_log import RunLog
 NEGATIVES = 7
 DEPTH = 100
 MAX_TOKENS = 64  # of the real model: its step keeps the activations of all texts
-POOL = 25_600  # pairs that take turns: each is seen once between two checks
+POOL_STEPS = 100  # steps of pairs that take turns: each is seen once between two checks
 Spent = dict[str, list[float]]
 
 
@@ -241,8 +241,9 @@ def main() -> None:
     print(f"{len(pack):,} pairs, {pack.num_texts('query'):,} queries; ", end="")
     print(f"load of the machine {os.getloadavg()[0]:.1f}\n")
     has_list = pack.candidates.index[pack.pairs().query] != NONE
-    mined = np.random.default_rng(SEED).permutation(np.flatnonzero(has_list))[:POOL]
+    mined = np.random.default_rng(SEED).permutation(np.flatnonzero(has_list))
     batch = arguments.batch
+    mined = mined[: batch * POOL_STEPS]
     batches = mined[: len(mined) // batch * batch].reshape(-1, batch)
     print(
         "| rule | replaced | choose | observe | check | events | sum | texts | all | worst check |"
