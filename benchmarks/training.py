@@ -1,6 +1,6 @@
 """How many tokens a core-second does training take, beside sentence-transformers' trainer?
 
-    python -m benchmarks.training [DATA] [STEPS]    # writes benchmarks/training.md, four CPU minutes
+    python -m benchmarks.training [DATA] [STEPS]    # writes benchmarks/training.md, minutes
 
 Both train the same folder (BERT, 6 layers of 384, random weights) on the same real pairs, in-batch
 InfoNCE over equal batches, AdamW, hidden states dropped as the folder says. Lode does not drop
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def precisions() -> tuple[str, ...]:
-    """Name what this processor has instructions for: bfloat16 without them takes a minute a step."""
+    """Name what this processor computes: without instructions bfloat16 takes a minute a step."""
     return PRECISIONS if cpu_computes_bfloat16() else ("float32",)
 
 
