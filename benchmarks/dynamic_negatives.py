@@ -3,8 +3,10 @@
 python -m benchmarks.dynamic_negatives                                   # 500,000 pairs made up
 python -m benchmarks.dynamic_negatives --pairs 'data/pairs/*.parquet'    # columns text1 and text2
 
-Times are of this process's own CPU, all its threads, so that a busy machine does not count. The
-model is left out: scores are drawn, so that about one negative in ten gives way at a check.
+Times are of this process's own CPU, all its threads, so that a busy machine does not count. In the
+first table the model is left out: scores are drawn, so that about one negative in ten gives way at
+a check. ``--model-steps`` then trains a real one, 6 layers of 384, to say what a step takes, and
+times the start of the run on the pack.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.encoding import make_model
 from benchmarks.machine import describe
 from benchmarks.pack import SEED, start_catalog
 from catalog.jobs import open_job
@@ -33,10 +36,10 @@ from trainer.negative_rules import NegativeSettings, Rule
 from trainer.negatives import DynamicNegatives, load_negatives, save_negatives
 from trainer.run_log import RunLog
 
-BATCH = 256
 NEGATIVES = 7
 DEPTH = 100
-POOL = 25_600  # pairs that take turns: each is seen once between two checks
+MAX_TOKENS = 64  # of the real model: its step keeps the activations of all texts
+POOL_STEPS = 100  # steps of pairs that take turns: each is seen once between two checks
 Spent = dict[str, list[float]]
 
 
@@ -84,15 +87,17 @@ def drawn_scores(step: int, mask: np.ndarray) -> np.ndarray:
 
 
 def run_steps(
-    negatives: DynamicNegatives, pack: Pack, mined: np.ndarray, steps: int, log: RunLog
+    negatives: DynamicNegatives, pack: Pack, batches: np.ndarray, steps: int, log: RunLog
 ) -> tuple[Spent, int]:
-    """Make steps without a model; return CPU milliseconds of every part, and the replacements."""
+    """Make steps without a model, of batches [n, b] in turn.
+
+    Return CPU milliseconds of every part, and the replacements.
+    """
     spent: Spent = defaultdict(list)
     query = pack.pairs().query
     replaced = 0
     for step in range(1, steps + 1):
-        at = (step - 1) * BATCH % len(mined)
-        positions = mined[at : at + BATCH]
+        positions = batches[(step - 1) % len(batches)]
         with timed(spent, "choose"):
             chosen = negatives.choose(query[positions])
         with timed(spent, "texts"):
@@ -109,14 +114,14 @@ def run_steps(
     return spent, replaced
 
 
-def report_rule(rule: Rule, pack: Pack, mined: np.ndarray, steps: int, work: Path) -> None:
+def report_rule(rule: Rule, pack: Pack, batches: np.ndarray, steps: int, work: Path) -> None:
     negatives = DynamicNegatives(pack, NegativeSettings.published(rule, NEGATIVES), "a")
     shutil.rmtree(work / "events", ignore_errors=True)
     log = RunLog(
         work / "events", f"benchmark-{rule}", Catalog.open(str(work / "corpus")), "train_events"
     )
     log.begin(0)
-    spent, replaced = run_steps(negatives, pack, mined, steps, log)
+    spent, replaced = run_steps(negatives, pack, batches, steps, log)
     means = [statistics.fmean(spent[name]) for name in ("choose", "observe", "check", "events")]
     texts = statistics.fmean(spent["texts"])
     own, total = sum(means), sum(means) + texts
@@ -172,6 +177,46 @@ def report_live(catalog: Catalog, snapshot: Snapshot, pack: Pack, marked: int, w
         print(f"| {name} | {statistics.median(values):.1f} |")
 
 
+def report_run(
+    catalog: Catalog, snapshot: Snapshot, pack: Pack, batch: int, steps: int, work: Path
+) -> None:
+    """Time a run of the trainer itself: its start on the built pack, and its steps."""
+    from trainer.model import ModelSettings
+    from trainer.run import RunPlace, Session
+    from trainer.settings import ContrastiveTask, TrainSettings
+    from trainer.step import train_step
+
+    rows = np.arange(0, pack.num_texts("passage"), max(1, pack.num_texts("passage") // 2000))
+    make_model(work / "model", pack.texts("passage", rows))
+    settings = TrainSettings(
+        ModelSettings(str(work / "model"), max_tokens=MAX_TOKENS), steps=steps,
+        retrieval=ContrastiveTask(batch),
+        negatives=NegativeSettings.published("v1", NEGATIVES),
+    )  # fmt: skip
+    place = RunPlace(work / "run", catalog, snapshot, pack_folder=pack.folder)
+    spent: Spent = defaultdict(list)
+    started = time.perf_counter()
+    with timed(spent, "start"):
+        session = Session.open(place, settings, lambda line: None)
+        update = session.maker.make(0)
+    wall_s = time.perf_counter() - started
+    assert session.negatives is not None
+    mined = update.tasks["retrieval"].is_mined
+    print("\n| a run of 6 layers of 384, from the built pack to its first batch | CPU ms |")
+    print("|---|---|")
+    print(f"| start ({len(pack):,} pairs; {1000 * wall_s:,.0f} ms on the clock) | ", end="")
+    print(f"{spent['start'][0]:,.0f} |")
+    for step in range(steps):
+        update = session.maker.make(step)
+        with timed(spent, "step"):
+            result = train_step(session.trained, session.engine, update, lr=1e-5)
+    assert session.live is not None
+    session.live.close()
+    print(f"| step of {len(update.texts.lengths):,} texts, {result.tokens:,} tokens, ", end="")
+    print(f"{int(mined.sum()):,} mined negatives ({session.settings.precision}; median of ", end="")
+    print(f"{steps}) | {statistics.median(spent['step']):,.0f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", help="Parquet files with the columns text1 and text2")
@@ -179,6 +224,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=50_000, help="queries with candidates")
     parser.add_argument("--marked", type=int, default=5_000, help="queries that wait for a list")
     parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--batch", type=int, default=256, help="queries of a step")
+    parser.add_argument("--model-steps", type=int, default=0, help="steps of a real model to time")
     default = Path(tempfile.gettempdir()) / "lode-dynamic-negatives"
     parser.add_argument("--work", type=Path, default=default)
     arguments = parser.parse_args()
@@ -194,16 +241,20 @@ def main() -> None:
     print(f"{len(pack):,} pairs, {pack.num_texts('query'):,} queries; ", end="")
     print(f"load of the machine {os.getloadavg()[0]:.1f}\n")
     has_list = pack.candidates.index[pack.pairs().query] != NONE
-    mined = np.random.default_rng(SEED).permutation(np.flatnonzero(has_list))[:POOL]
-    mined = mined[: len(mined) // BATCH * BATCH]
+    mined = np.random.default_rng(SEED).permutation(np.flatnonzero(has_list))
+    batch = arguments.batch
+    mined = mined[: batch * POOL_STEPS]
+    batches = mined[: len(mined) // batch * batch].reshape(-1, batch)
     print(
         "| rule | replaced | choose | observe | check | events | sum | texts | all | worst check |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for rule in RULES:
-        report_rule(rule, pack, mined, arguments.steps, work)
+        report_rule(rule, pack, batches, arguments.steps, work)
     print("\n| rule | state MB | save | load | events | commit |\n|---|---|---|---|---|---|")
     print("\n".join(CHECKPOINTS))
+    if arguments.model_steps:
+        report_run(catalog, snapshot, pack, batch, arguments.model_steps, work)
     print("\n| the lake, in the background | ms |\n|---|---|")
     report_live(catalog, snapshot, pack, arguments.marked, work)
     shutil.rmtree(work)

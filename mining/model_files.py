@@ -3,7 +3,9 @@
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,8 @@ _DECISIVE: Final = (
 )  # fmt: skip
 _BOOKKEEPING: Final = {"trainer_state.json", "eval_results.json", "all_results.json"}
 _DIGEST_CHARS: Final = 16
+# File times are coarse (4 ms on Linux, 2 s on FAT): a file changed just now may change unseen.
+_SETTLED_S: Final = 2.0
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FOLDER: Final = re.compile(r"models--(?:.+--)?(.+?)$")
 # Weights in formats that are not read here.
@@ -50,8 +54,24 @@ def find_folder(model: str) -> Path:
 def digest_files(root: Path, folders: list[Path]) -> str:
     """Digest every file that decides a vector: a changed weight is another revision."""
     found = {file for folder in [root, *folders] for file in _decisive_files(folder)}
-    content = [[str(file.relative_to(root)), checksum(file)] for file in sorted(found)]
+    content = [[str(file.relative_to(root)), _checksum(file)] for file in sorted(found)]
     return hashlib.sha256(to_json(content).encode()).hexdigest()[:_DIGEST_CHARS]
+
+
+def _checksum(file: Path) -> str:
+    """Return a file's checksum, read once a process: every side and job asks again."""
+    found = file.stat()
+    if time.time() - max(found.st_mtime, found.st_ctime) < _SETTLED_S:
+        return checksum(file)
+    return _checksum_of(
+        file.resolve(), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
+
+
+@lru_cache(maxsize=1024)
+def _checksum_of(file: Path, *_state: int) -> str:
+    # The state is the key: a file whose time of change is another one is read again.
+    return checksum(file)
 
 
 def _decisive_files(folder: Path) -> Iterator[Path]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.draws import draw
-from catalog.pack.windows import window as one_window
+from catalog.ranges import as_matrix, check_range, preferences
 from mining.candidates import (
     CANDIDATES,
     FilterSettings,
@@ -17,7 +17,6 @@ from mining.candidates import (
     lowest_scores,
     reason_names,
 )
-from mining.ranges import as_matrix, kept, num_windows, sample_range, window
 from mining.search import NO_PASSAGE
 
 NO_RULES = FilterSettings(relative_margin=None)
@@ -154,35 +153,13 @@ def test_rows_of_the_table_hold_short_lists_and_come_back_as_matrices():
     np.testing.assert_array_equal(as_matrix(rows["scores"][1:], -np.inf), scores[1:, :1])
 
 
-def test_kept_candidates_move_together_in_order():
-    ids = np.array([[7, 5, 3, 1], [9, 8, NO_PASSAGE, NO_PASSAGE]])
-    flags = np.array([[1, 0, 8, 0], [0, 4, 0, 0]], np.uint8)
-    assert kept(ids, flags).tolist() == [[5, 1], [9, NO_PASSAGE]]
-    assert kept(ids[:0], flags[:0]).shape == (0, 0)
-
-
-@pytest.mark.parametrize("length", [0, 9, 10, 13, 17, 100])
-def test_windows_are_those_of_the_pack(length):
-    ids = np.arange(1000, 1000 + length)[None, :].repeat(2, axis=0)
-    for i in range(1, 16):
-        found = window(ids, np.array([i, 1]), 7)
-        expected = list(one_window(ids[0].tolist(), i, 7))
-        assert found[0].tolist() == expected + [NO_PASSAGE] * (7 - len(expected))
-    full = num_windows(ids, 7)[0]
-    assert full == max(0, (length - 10) // 7)
-    assert full == 0 or (window(ids, int(full), 7) != NO_PASSAGE).all()
-    assert (window(ids, int(full) + 1, 7)[:, -1] == NO_PASSAGE).all()
-
-
-def test_a_window_before_the_first_is_refused():
-    with pytest.raises(ValueError, match="window 0 of 7 candidates"):
-        window(np.zeros((1, 50), np.int64), 0, 7)
-
-
 def sampled(query_ids, ids, flags, ranks=(2, 12), n=4, seed=1):
-    return sample_range(
-        np.array(query_ids), np.array(ids), np.array(flags, np.uint8), ranks, n, seed
-    )
+    """Draw up to n of each query's candidates; they stay in order of rank, short rows filled up."""
+    ids = np.array(ids)
+    places = preferences(np.array(query_ids), ids, np.array(flags, np.uint8), ranks, seed)
+    is_drawn = (places >= 0) & (places < n)
+    rows = [row[drawn].tolist() for row, drawn in zip(ids, is_drawn, strict=True)]
+    return np.array([row + [NO_PASSAGE] * (n - len(row)) for row in rows])
 
 
 def test_a_sample_is_of_kept_candidates_of_the_range_in_order_of_rank():
@@ -222,7 +199,7 @@ def test_short_and_empty_ranges_fill_up_with_no_passage():
     assert sampled([1], ids, np.zeros((1, 3))).tolist() == [[5, -1, -1, -1]]
     assert sampled([1], ids, np.zeros((1, 3)), ranks=(5, 9)).tolist() == [[-1] * 4]
     with pytest.raises(ValueError, match="ranks 5-5"):
-        sampled([1], ids, np.zeros((1, 3)), ranks=(5, 5))
+        check_range((5, 5), 4)
 
 
 def test_draws_of_neighboring_seeds_and_ids_share_nothing():

@@ -19,11 +19,11 @@ from catalog.export import files as export_files
 from catalog.export.negatives import parse_ranks
 from catalog.export.queries import choose_negatives
 from catalog.lake import Catalog
+from catalog.ranges import preferences
 from catalog.records import now, to_json
 from catalog.schema import FILE_SHIFT
 from catalog.snapshots import create_snapshot, load_snapshot
 from lode import app
-from mining.ranges import sample_range
 from mining.retrieval_eval import load_collection
 from tests.pack_catalog import candidates, make_catalog, pair, scores, write_tables
 from tests.tiny_catalog import copy_catalog
@@ -181,14 +181,15 @@ def test_a_range_of_ranks_counts_removed_candidates_too(template: Catalog, tmp_p
     assert [row["neg"] for row in rows] == [texts(12, 13), texts(27), []]
 
 
-def test_a_sample_is_the_one_that_mining_draws(template: Catalog, tmp_path: Path) -> None:
+def test_a_sample_is_the_one_that_preferences_draw(template: Catalog, tmp_path: Path) -> None:
     rows, _ = export(
         template, tmp_path / "fe.jsonl", "flagembedding", 3, ranks=(2, 14), seed=5,
         keeps_given=False,
     )  # fmt: skip
     ids = np.array([[passage for passage, _, _ in LISTS[PIANO]]])
     flags = np.array([[reason for _, _, reason in LISTS[PIANO]]], np.uint8)
-    (drawn,) = sample_range(np.array([PIANO]), ids, flags, (2, 14), 3, 5)
+    (places,) = preferences(np.array([PIANO]), ids, flags, (2, 14), 5)
+    drawn = ids[0][(places >= 0) & (places < 3)]
     assert rows[0]["neg"] == texts(*(drawn - F))
     assert rows[0]["neg"] != texts(12, 13, 14)
     again, _ = export(

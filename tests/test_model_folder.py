@@ -1,13 +1,16 @@
 """A folder is read as it was published; what it asks for and nobody does is refused by name."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
+from mining import model_files
 from mining.model_folder import read_model_folder
 from tests import model_folders
 from tests.model_folders import HIDDEN, POSITIONS, write_json
@@ -220,6 +223,34 @@ def test_a_revision_is_what_decides_a_vector(folder: Path) -> None:
     change(folder / "1_Pooling" / "config.json", include_prompt=False)
     seen.add(read_model_folder(str(folder)).revision)
     assert len(seen) == 5
+
+
+def test_weights_are_digested_once_until_they_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = folder / "model.safetensors"
+    fresh = read_model_folder(str(folder)).revision
+    seen = model_files._checksum_of.cache_info()
+    read_model_folder(str(folder))
+    # Files of this moment are read every time: their times may not tell a next change.
+    assert model_files._checksum_of.cache_info() == seen
+    monkeypatch.setattr(model_files, "_SETTLED_S", 0.0)
+    time.sleep(0.05)
+    assert read_model_folder(str(folder)).revision == fresh
+    read = model_files._checksum_of.cache_info().misses
+    assert read > seen.misses
+    assert read_model_folder(str(folder)).revision == fresh
+    assert model_files._checksum_of.cache_info().misses == read
+    before = weights.stat()
+    time.sleep(0.05)
+    with weights.open("r+b") as stream:
+        stream.seek(before.st_size - 1)
+        stream.write(bytes([weights.read_bytes()[-1] ^ 1]))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (
+        before.st_size, before.st_mtime_ns,
+    )  # fmt: skip
+    assert read_model_folder(str(folder)).revision != fresh
 
 
 def test_a_name_is_looked_up_in_the_hugging_face_cache(
