@@ -35,10 +35,12 @@ def ingest(
     workers: WorkersOption = DEFAULT_WORKERS,
 ) -> None:
     """Read files of pairs into the catalog; the same file twice adds nothing."""
+    from catalog.recipe_files import find_recipe
     from curation.ingest import describe_sources, find_sources, ingest_files
-    from curation.recipes import load_recipe
+    from curation.recipes import load_sources
 
-    found = find_sources(files or (), map or (), set or (), load_recipe(recipe) if recipe else None)
+    sources = load_sources(find_recipe(recipe)) if recipe else None
+    found = find_sources(files or (), map or (), set or (), sources)
     for line in describe_sources(found):
         say(line)
     if explain:
