@@ -1,5 +1,6 @@
 """How much of each evaluation set a snapshot holds: read beside a model's scores."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from catalog.lake import Catalog
@@ -45,3 +46,14 @@ def snapshot_contamination(catalog: Catalog, snapshot: Snapshot) -> list[SetCont
             """
         ).fetchall()
     return [SetContamination(*row) for row in rows]
+
+
+def contamination_lines(rows: Sequence[SetContamination]) -> Iterator[str]:
+    """Write what a snapshot holds of each set as lines of a table, for people."""
+    if not rows:
+        yield "no evaluation set was compared with the pairs; lode decontaminate does that"
+        return
+    width = max(len("held by the snapshot"), *(len(row.name) for row in rows)) + 2
+    yield f"{'held by the snapshot':<{width}}{'pairs':>10}{'its texts':>12}{'of them equal':>15}"
+    for row in rows:
+        yield f"{row.name:<{width}}{row.pairs:>10,}{row.places:>12,}{row.exact:>15,}"

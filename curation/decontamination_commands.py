@@ -44,14 +44,8 @@ def contamination(
     catalog: CatalogOption = None,
 ) -> None:
     """Say how many texts of each evaluation set the kept pairs of a snapshot hold."""
-    from catalog.contamination import snapshot_contamination
+    from catalog.contamination import contamination_lines, snapshot_contamination
 
     found = open_catalog(catalog)
-    rows = snapshot_contamination(found, load_snapshot(found, snapshot))
-    if not rows:
-        say("no evaluation set was compared yet; lode decontaminate does that")
-        return
-    width = max(len(row.name) for row in rows) + 2
-    say(f"{'set':<{width}}{'pairs':>10}{'its texts':>12}{'of them equal':>15}")
-    for row in rows:
-        say(f"{row.name:<{width}}{row.pairs:>10,}{row.places:>12,}{row.exact:>15,}")
+    for line in contamination_lines(snapshot_contamination(found, load_snapshot(found, snapshot))):
+        say(line)

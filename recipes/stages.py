@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from catalog.contamination import contamination_lines, snapshot_contamination
 from catalog.errors import CatalogError
 from catalog.evaluation_sets import read_evaluation_sets
 from catalog.executors import ExecutorSettings
@@ -146,6 +147,8 @@ def run_evaluate(bench: Bench) -> Made:
             EncoderSettings(bench.model()), sts, retrieval, output, progress=bars
         )
     print_results(results)
+    for line in contamination_lines(snapshot_contamination(bench.catalog, bench.snapshot())):
+        bench.say(line)
     commit_results(bench.catalog, results, bench.journal.newest(RUN))
     return {"evaluation": str(output)}
 

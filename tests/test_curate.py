@@ -176,7 +176,7 @@ def test_killed_at_any_point_the_same_command_ends_with_the_same_digest(tmp_path
     whole_s = time.perf_counter() - began
     expected = create_snapshot(Catalog.open(str(tmp_path / "whole")), "v1").digest
 
-    kills = int(os.environ.get("LODE_KILLS", "6"))
+    kills = int(os.environ.get("LODE_KILLS", "3"))
     killed = tmp_path / "killed"
     for number in range(kills):
         process = start(killed)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.machine import DATA
 from catalog.contamination import SetContamination, snapshot_contamination
@@ -21,6 +22,7 @@ from curation.contamination_index import BANDS, ContaminationIndex
 from curation.decontaminate import decontaminate
 from curation.ingest import find_sources, ingest_files
 from curation.texts import from_strings, normalize
+from lode import app
 from tests.tiny_catalog import fetch
 
 ALONE = ExecutorSettings(workers=1)
@@ -161,6 +163,23 @@ def test_a_policy_drops_what_it_says_and_a_snapshot_says_what_it_holds(
     assert snapshot_contamination(catalog, snapshot) == [
         SetContamination("search", 0, 0, 0), SetContamination("sts", 2, 2, 2),
     ]  # fmt: skip
+
+
+def test_the_commands_compare_and_report(catalog: Catalog, tmp_path: Path) -> None:
+    read_into(catalog, tmp_path, "a", [(QUESTION, "一。"), ("别的？", "二。")])
+    write(tmp_path / "leak.jsonl", json.dumps({"text": QUESTION}, ensure_ascii=False))
+
+    def lode(*words: str) -> str:
+        result = CliRunner().invoke(app, [*words, "--catalog", catalog.location.url])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    commit_policy(catalog, Policy("all", ()))
+    create_snapshot(catalog, "v1")
+    assert "no evaluation set was compared" in lode("contamination", "v1")
+    printed = lode("decontaminate", str(tmp_path / "leak.jsonl"), "--workers", "1")
+    assert "1 sets with 1 texts; compared 2 pairs, 1 matches" in printed
+    assert re.search(r"^leak +1 +1 +1$", lode("contamination", "v1"), re.MULTILINE)
 
 
 def test_sets_are_read_in_the_forms_that_people_have(tmp_path: Path) -> None:

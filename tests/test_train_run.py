@@ -41,7 +41,7 @@ from trainer.run import Session, count_steps, train
 from trainer.settings import ContrastiveTask, CosentTask, TrainSettings
 from trainer.step import NotFiniteError
 
-KILLS = int(os.environ.get("LODE_KILLS", "3"))
+KILLS = int(os.environ.get("LODE_KILLS", "2"))
 
 
 @pytest.fixture(scope="module", autouse=True)

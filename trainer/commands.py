@@ -99,6 +99,10 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Folder for mteb's result files.")
     ] = None,
     record: Annotated[bool, typer.Option(help="Keep the results in the catalog.")] = False,
+    snapshot: Annotated[
+        str | None,
+        typer.Option(help="What the model was trained on: say how much of each set it holds."),
+    ] = None,
     instruction: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
     passage_instruction: Annotated[str | None, typer.Option(help="Before every passage.")] = None,
     pooling: Annotated[str | None, typer.Option(help="For a folder that names none.")] = None,
@@ -121,6 +125,7 @@ def evaluate(
         for line in table_lines(evaluate_folders(folders or [], searcher(settings))):
             say(line)
         return
+    from catalog.contamination import contamination_lines, snapshot_contamination
     from trainer.eval_records import commit_results
     from trainer.evaluation import evaluate_model, print_results
     from trainer.run_record import find_record
@@ -128,6 +133,11 @@ def evaluate(
     with Bars({}) as bars:
         results = evaluate_model(settings, sts or (), retrieval or (), output, progress=bars)
     print_results(results)
+    if snapshot is not None:
+        found = open_catalog(catalog)
+        chosen = load_snapshot(found, snapshot)
+        for line in contamination_lines(snapshot_contamination(found, chosen)):
+            say(line)
     if record:
         place = Path(what).absolute().parent
         run = place.name if find_record(place) else None
