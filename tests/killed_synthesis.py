@@ -3,13 +3,13 @@
 from catalog.lake import Catalog
 from catalog.snapshots import load_snapshot
 from curation.synthesis.endpoint import Endpoint
-from curation.synthesis.kinds import text_fault
+from curation.synthesis.kinds import normal_texts
 from curation.synthesis.prompts import load_prompt
 from curation.synthesis.seeds import SeedSettings
 from curation.synthesis.settings import SynthesisSettings
 from curation.synthesize import Synthesized, synthesize
 
-text_fault("warm", "en", ["warm"])
+normal_texts(["warm"])
 
 
 def settings_of(passages: int, prompt: str = "queries-zh", **more: object) -> SynthesisSettings:

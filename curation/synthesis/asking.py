@@ -16,7 +16,7 @@ from curation.synthesis.endpoint import (
     in_parallel,
 )
 from curation.synthesis.journal import Finished, Journal
-from curation.synthesis.kinds import AnswerError, Seed, text_fault
+from curation.synthesis.kinds import AnswerError, Seed, normal_texts
 from curation.synthesis.settings import SynthesisSettings
 
 # So many requests in a row without an answer: the server is gone, not the requests wrong.
@@ -42,7 +42,7 @@ class Asking:
     def ask_all(self, seeds: Sequence[Seed], first: int) -> None:
         """Ask about every seed that the journal does not hold; EndpointError where none can be."""
         # Compiled code is loaded now: while that takes seconds, requests would run out of time.
-        text_fault("warm", "en", ["warm"])
+        normal_texts(["warm"])
         asyncio.run(self._ask_all(seeds, first))
         is_answered = any(done.content is not None for done in self.journal.finished.values())
         if self.unconfirmed and not is_answered:

@@ -5,7 +5,7 @@ the wrong language makes no pair, and the reason says which.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -82,27 +82,50 @@ class Kind:
         return reading
 
 
-def text_fault(text: Any, language: str, copied: Sequence[str]) -> str | None:
-    """Say why a text of an answer cannot be used, or None; ``copied`` must not be repeated."""
+def shape_fault(text: Any) -> str | None:
+    """Say why something in an answer is no text to read, or None."""
     if not isinstance(text, str):
         return "is not a text"
     if not text.strip():
         return "is empty"
     if len(text) > MAX_CHARS:
         return f"is longer than {MAX_CHARS:,} characters"
+    if "\0" in text:
+        return "holds a NUL character"
     try:
         text.encode()
     except UnicodeEncodeError:
         return "holds a lone surrogate"
-    if "\0" in text:
-        return "holds a NUL character"
-    normal, *others = _normal([text, *copied])
-    if not normal:
-        return "has no letters"
-    if any(normal == other or (len(normal) >= COPY_MIN_CHARS and normal in other)
-           for other in others):  # fmt: skip
-        return "is a copy"
-    return None if _is_in(text, language) else f"is not in the language {language}"
+    return None
+
+
+class Texts:
+    """The texts of one answer, normalised together: one by one it takes longer than the request."""
+
+    def __init__(self, language: str, texts: Iterable[Any], given: Sequence[str] = ()) -> None:
+        self.language = language
+        sound = [text for text in texts if shape_fault(text) is None] + list(given)
+        self.normal = dict(zip(sound, normal_texts(sound), strict=True))
+
+    def fault(self, text: Any, copied: Sequence[str]) -> str | None:
+        """Say why a text cannot be used, or None; ``copied`` must not be repeated."""
+        shape = shape_fault(text)
+        if shape:
+            return shape
+        if not any(map(str.isalnum, text)):
+            return "has no letters"
+        normal = self.normal[text]
+        for other in copied:
+            whole = self.normal[other]
+            if normal == whole or (len(normal) >= COPY_MIN_CHARS and normal in whole):
+                return "is a copy"
+        return None if _is_in(text, self.language) else f"is not in the language {self.language}"
+
+
+def normal_texts(texts: Sequence[str]) -> list[str]:
+    """Write texts as keys see them: one width and script, lower case, letters and digits alone."""
+    found: list[str] = encode(normalize(from_strings(texts))).to_pylist()
+    return found
 
 
 def _queries(seed: Seed, items: list[Any], language: str) -> Reading:
@@ -119,44 +142,48 @@ def _negatives(seed: Seed, items: list[Any], language: str) -> Reading:
 
 def _graded(seed: Seed, items: list[Any], language: str) -> Reading:
     """Read pairs of sentences; the first may be one of the passage's own."""
+    sides = ("sentence1", "sentence2")
+    objects = [item for item in items if isinstance(item, dict)]
+    texts = Texts(language, (one.get(side) for one in objects for side in sides))
     drafts, faults = [], []
     for item in items:
-        fault = _graded_fault(item, language)
+        fault = _graded_fault(item, texts)
         if fault:
             faults.append(fault)
             continue
-        first, second = item["sentence1"].strip(), item["sentence2"].strip()
+        first, second = (item[side].strip() for side in sides)
         drafts.append(Draft(first, second, label=item["similarity"] / SIMILARITY_STEPS))
     return Reading(drafts, faults)
 
 
-def _graded_fault(item: Any, language: str) -> str | None:
+def _graded_fault(item: Any, texts: Texts) -> str | None:
     if not isinstance(item, dict) or set(item) != {"sentence1", "sentence2", "similarity"}:
         return "does not follow the schema: a pair is sentence1, sentence2, similarity"
     grade = item["similarity"]
     if type(grade) is not int or not 0 <= grade <= SIMILARITY_STEPS:
         return f"does not follow the schema: similarity is a number from 0 to {SIMILARITY_STEPS}"
-    first = text_fault(item["sentence1"], language, [])
+    first = texts.fault(item["sentence1"], [])
     if first:
         return f"sentence1 {first}"
-    second = text_fault(item["sentence2"], language, [item["sentence1"]])
+    second = texts.fault(item["sentence2"], [item["sentence1"]])
     return f"sentence2 {second}" if second else None
 
 
 def _distinct(
     items: list[Any], what: str, language: str, copied: list[str]
 ) -> tuple[list[str], list[str]]:
-    texts: list[str] = []
+    texts = Texts(language, items, copied)
+    chosen: dict[str, str] = {}
     faults: list[str] = []
     for item in items:
-        fault = text_fault(item, language, copied)
+        fault = texts.fault(item, copied)
+        if fault is None and texts.normal[item] in chosen:
+            fault = "repeats another"
         if fault:
             faults.append(f"{what} {fault}")
-        elif _normal([item])[0] in _normal(texts):
-            faults.append(f"{what} repeats another")
         else:
-            texts.append(item.strip())
-    return texts, faults
+            chosen[texts.normal[item]] = item.strip()
+    return list(chosen.values()), faults
 
 
 def _items(content: str, key: str, count: int) -> list[Any]:
@@ -172,11 +199,6 @@ def _items(content: str, key: str, count: int) -> list[Any]:
     if not 0 < len(items) <= count:
         raise AnswerError(f"the answer does not follow the schema: {len(items)} items, not {count}")
     return items
-
-
-def _normal(texts: list[str]) -> list[str]:
-    found: list[str] = encode(normalize(from_strings(texts))).to_pylist()
-    return found
 
 
 def _is_in(text: str, language: str) -> bool:
