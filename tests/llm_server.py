@@ -7,7 +7,9 @@ same messages were asked before.
 
 import asyncio
 import json
+import sys
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,6 +92,11 @@ class LlmServer:
         """Serve one request; say whether the connection stays open."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        stays = headers.get("connection") != "close"
+        if head[0].startswith("GET "):  # clients that ask for the list of models first
+            writer.write(b'HTTP/1.1 200 X\r\ncontent-length: 12\r\n\r\n{"data": []}')
+            await writer.drain()
+            return stays
         body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
         self.asked.append(Asked(body, headers, head[0].split(" ")[1]))
         same = json.dumps(body["messages"])
@@ -108,7 +115,7 @@ class LlmServer:
         top = f"HTTP/1.1 {reply.status} X\r\ncontent-length: {len(data)}\r\n{more}\r\n".encode()
         writer.write(top + (data if reply.cut_after is None else data[: reply.cut_after]))
         await writer.drain()
-        return reply.cut_after is None
+        return stays and reply.cut_after is None
 
 
 def _body(reply: Reply) -> bytes:
@@ -116,3 +123,31 @@ def _body(reply: Reply) -> bytes:
     choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
     usage = {"prompt_tokens": 10, "completion_tokens": 20}
     return json.dumps({"model": "tiny", "choices": [choice], "usage": usage}).encode()
+
+
+def made_up(body: dict[str, Any], times: int) -> Reply:
+    """Answer any shipped prompt by its schema, with texts that depend on the request alone."""
+    properties = body["response_format"]["json_schema"]["schema"]["properties"]
+    ((key, schema),) = properties.items()
+    name = zlib.crc32(body["messages"][-1]["content"].encode())
+    texts = [f"编号{name}的第{place}个问题是什么" for place in range(schema["minItems"])]
+    if key == "pairs":
+        made: list[Any] = [
+            {"sentence1": text, "sentence2": f"{text}呢", "similarity": place % 6}
+            for place, text in enumerate(texts)
+        ]
+    else:
+        made = list(texts)
+    return Reply(json.dumps({key: made}, ensure_ascii=False))
+
+
+def main() -> None:
+    """Serve until standard input ends; print the URL first."""
+    with LlmServer(made_up) as server:
+        sys.stdout.write(f"{server.url}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

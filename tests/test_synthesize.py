@@ -150,12 +150,16 @@ def test_a_bad_answer_goes_to_quarantine_with_reason_and_raw_text(corpus):
     assert check_catalog(corpus) == []
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume_repeats_no_finished_request(corpus, tmp_path, prepared):
     whole = copy_catalog(prepared, tmp_path / "whole")
     empty = content(corpus)
     with LlmServer(good) as server:
         run(whole, server)
         expected = content(whole)
+    with LlmServer(lambda *_: Reply(reset=True)) as server, pytest.raises(EndpointError):
+        run(corpus, server)
+    assert content(corpus) == empty
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.killed_synthesis"])
@@ -183,13 +187,6 @@ def test_kill_9_and_resume_repeats_no_finished_request(corpus, tmp_path, prepare
         run(corpus, server)  # the same command again asks nothing
         assert len(server.asked) - before == PASSAGES - finished
     assert content(corpus) == expected
-
-
-def test_a_server_that_is_gone_leaves_the_catalog_as_it_was(corpus):
-    empty = content(corpus)
-    with LlmServer(lambda *_: Reply(reset=True)) as server, pytest.raises(EndpointError):
-        run(corpus, server)
-    assert content(corpus) == empty
 
 
 def test_seeds_are_distinct_passages_in_an_order_that_others_do_not_change(corpus):
