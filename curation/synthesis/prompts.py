@@ -55,12 +55,15 @@ class Prompt:
 
     def draw_slots(self, seed: int, pair_id: int) -> dict[str, str]:
         """Draw the name of a choice for every slot."""
-        drawn = {}
-        for slot, choices in sorted(self.slots.items()):
-            names = sorted(choices)
-            number = int(draw(seed, f"synthesis slot {slot}", np.array([pair_id]))[0])
-            drawn[slot] = names[number % len(names)]
-        return drawn
+        return {slot: self.draw_slot(slot, seed, pair_id) for slot in sorted(self.slots)}
+
+    def draw_slot(self, slot: str, seed: int, pair_id: int) -> str:
+        """Draw the name of a choice for one slot."""
+        names = sorted(self.slots[slot])
+        if len(names) == 1:
+            return names[0]
+        number = int(draw(seed, f"synthesis slot {slot}", np.array([pair_id]))[0])
+        return names[number % len(names)]
 
     def messages(self, slots: Mapping[str, str], fields: Mapping[str, str]) -> list[dict[str, str]]:
         """Write the messages of a request: the drawn slots' texts and the seed's fields put in."""

@@ -56,7 +56,7 @@ class SynthesisSettings:
 
     def language(self, seed: Seed) -> str:
         """Return the language that the answer to a request must have."""
-        return self.slots(seed)[LANGUAGE_SLOT]
+        return self.prompt.draw_slot(LANGUAGE_SLOT, self.seeds.seed, seed.pair_id)
 
     def body(self, seed: Seed, nth: int) -> dict[str, Any]:
         """Write a request for the nth answer about a seed (from 1), as the server takes it."""
