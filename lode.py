@@ -13,7 +13,12 @@ import typer
 from catalog import commands as catalog_commands
 from catalog.executors import ExecutorSettings
 from catalog.terminal import fail_with_message, say
-from curation import classifier_commands, decontamination_commands, extract_commands
+from curation import (
+    classifier_commands,
+    decontamination_commands,
+    extract_commands,
+    synthesis_commands,
+)
 from curation import commands as curation_commands
 from mining import commands as mining_commands
 from recipes import commands as recipe_commands
@@ -31,6 +36,7 @@ curation_commands.register(app)
 extract_commands.register(app)
 classifier_commands.register(app)
 decontamination_commands.register(app)
+synthesis_commands.register(app)
 catalog_commands.register(app)
 mining_commands.register(app)
 trainer_commands.register(app)

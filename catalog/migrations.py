@@ -21,6 +21,7 @@ MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {
     1: _add_tables("candidates"),
     2: _add_tables("train_events", "metrics", "evaluations"),
     3: _add_tables("contamination", "contamination_files"),
+    4: _add_tables("synthesis_requests"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 # A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible and 63
 # bits long.
@@ -260,6 +260,25 @@ CONTAMINATION_FILES: Final = pa.schema(
     ]
 )
 
+# What a language model was asked and what came of it (curation/synthesis/).
+SYNTHESIS_REQUESTS: Final = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),  # its pairs: source is synthetic:<run>
+        pa.field("request", pa.int64(), nullable=False),  # place of the seed in the order drawn
+        pa.field("seed_id", pa.int64(), nullable=False),  # pair_id that holds the seed's passage
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("prompt_digest", pa.string(), nullable=False),
+        pa.field("slots", pa.string(), nullable=False),  # JSON: the choice drawn for each slot
+        pa.field("requests", pa.int32(), nullable=False),  # HTTP requests, repeated ones included
+        pa.field("answers", pa.int32(), nullable=False),  # how many answers came
+        pa.field("pairs", pa.int32(), nullable=False),
+        pa.field("reason", pa.string()),  # why there is no pair; null: there is one
+        pa.field("prompt_tokens", pa.int64()),  # of the newest answer, as the server counts
+        pa.field("completion_tokens", pa.int64()),
+    ]
+)
+
 # What a job registered, with checksums: DuckLake keeps none.
 TASK_FILES: Final = pa.schema(
     [
@@ -292,6 +311,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "evaluations": EVALUATIONS,
     "contamination": CONTAMINATION,
     "contamination_files": CONTAMINATION_FILES,
+    "synthesis_requests": SYNTHESIS_REQUESTS,
     "policies": POLICIES,
     "snapshots": SNAPSHOTS,
     "runs": RUNS,

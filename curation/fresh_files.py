@@ -123,6 +123,7 @@ def _known(connection: duck.Connection) -> list[_Known]:
             file.file_id, file.path, file.sha256, _settings_of(runs[jobs[file.file_id]], file.path)
         )
         for file in known_files(connection)
+        if jobs[file.file_id] in runs  # what a language model wrote was read from no file
     ]
 
 

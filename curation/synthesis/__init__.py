@@ -1,0 +1,1 @@
+"""Synthesis: a language model writes pairs about passages that the catalog holds."""

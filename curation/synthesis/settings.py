@@ -1,0 +1,75 @@
+"""What decides the result of a synthesis: model, prompt, seeds and how answers are sampled."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from catalog.draws import draw
+from curation.synthesis.kinds import KINDS, Kind, Seed
+from curation.synthesis.prompts import LANGUAGE_SLOT, Prompt
+from curation.synthesis.seeds import SeedSettings
+
+MAX_COUNT: Final = 20
+_SEED_BITS: Final = 31  # what every server takes
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """A run: ``count`` items are asked for in a request, ``max_answers`` times if none is usable.
+
+    ``temperature`` and ``max_tokens`` are the server's; where the server stands is not part of it.
+    """
+
+    model: str
+    prompt: Prompt
+    seeds: SeedSettings = field(default_factory=SeedSettings)
+    count: int = 3
+    max_answers: int = 2
+    max_tokens: int = 1_024
+    temperature: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Check the settings; ValueError says what is allowed."""
+        if not self.model.strip():
+            raise ValueError("the model has no name; the server's /v1/models lists those it has")
+        if not 1 <= self.count <= MAX_COUNT:
+            raise ValueError(f"count is {self.count}; a request asks for 1 to {MAX_COUNT}")
+        if self.max_answers < 1 or self.max_tokens < 1:
+            raise ValueError("max_answers and max_tokens must be at least 1")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature is {self.temperature}; it is between 0 and 2")
+
+    @property
+    def kind(self) -> Kind:
+        """Return what is made."""
+        return KINDS[self.prompt.kind]
+
+    def as_document(self) -> dict[str, Any]:
+        """Write the settings as plain data; they name the job."""
+        plain = {name: value for name, value in asdict(self).items() if name != "prompt"}
+        return plain | {"prompt": self.prompt.name, "prompt_digest": self.prompt.digest}
+
+    def slots(self, seed: Seed) -> dict[str, str]:
+        """Draw the slots of a request."""
+        return self.prompt.draw_slots(self.seeds.seed, seed.pair_id)
+
+    def language(self, seed: Seed) -> str:
+        """Return the language that the answer to a request must have."""
+        return self.prompt.draw_slot(LANGUAGE_SLOT, self.seeds.seed, seed.pair_id)
+
+    def body(self, seed: Seed, nth: int) -> dict[str, Any]:
+        """Write a request for the nth answer about a seed (from 1), as the server takes it."""
+        values = self.kind.values(seed, self.count)
+        sampled = draw(
+            self.seeds.seed, "synthesis answer", np.array([seed.pair_id]), np.array([nth])
+        )
+        schema = {"name": self.kind.name, "schema": self.kind.schema(self.count), "strict": True}
+        return {
+            "model": self.model,
+            "messages": self.prompt.messages(self.slots(seed), values),
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "seed": int(sampled[0] >> np.uint64(64 - _SEED_BITS)),
+            "response_format": {"type": "json_schema", "json_schema": schema},
+        }

@@ -1,0 +1,72 @@
+"""The command of synthesis: a language model writes pairs about a snapshot's passages."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from catalog.executors import ExecutorSettings
+from catalog.terminal import Bars, CatalogOption, open_catalog, say
+from curation.synthesis.endpoint import KEY_VARIABLE, Endpoint
+from curation.synthesis.seeds import SeedSettings
+
+SEEDS = SeedSettings()
+
+
+def register(app: typer.Typer) -> None:
+    """Add synthesis to the command line."""
+    app.command()(synthesize)
+
+
+def synthesize(
+    snapshot: Annotated[str, typer.Argument(help="Snapshot whose passages are the seeds.")],
+    endpoint: Annotated[
+        str, typer.Option(help=f"URL of an OpenAI-compatible server; its key: {KEY_VARIABLE}.")
+    ],
+    model: Annotated[str, typer.Option(help="Name of the model at the server.")],
+    prompt: Annotated[str, typer.Option(help="TOML file, or a shipped prompt.")] = "queries-zh",
+    passages: Annotated[int, typer.Option(help="Seeds to ask about.")] = SEEDS.passages,
+    skip: Annotated[
+        int, typer.Option(help="Seeds to leave out: where an earlier run ended.")
+    ] = SEEDS.skip,
+    min_chars: Annotated[
+        int, typer.Option(help="Characters of the shortest seed.")
+    ] = SEEDS.min_chars,
+    max_chars: Annotated[
+        int, typer.Option(help="Characters of the longest seed.")
+    ] = SEEDS.max_chars,
+    count: Annotated[int, typer.Option(help="Queries, negatives or pairs to ask for at once.")] = 3,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.8,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 1_024,
+    max_answers: Annotated[
+        int, typer.Option(help="Answers to ask for where none can be used.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(help="Another number draws other seeds and slots.")] = 0,
+    concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
+    explain: Annotated[
+        bool, typer.Option(help="Print the first request; send and write nothing.")
+    ] = False,
+    catalog: CatalogOption = None,
+) -> None:
+    """Let a language model write queries, hard negatives or graded pairs about real passages."""
+    from catalog.snapshots import load_snapshot
+    from curation.synthesis.prompts import load_prompt
+    from curation.synthesis.settings import SynthesisSettings
+    from curation.synthesize import first_request
+    from curation.synthesize import synthesize as run
+
+    settings = SynthesisSettings(
+        model, load_prompt(prompt), SeedSettings(passages, skip, min_chars, max_chars, seed),
+        count, max_answers, max_tokens, temperature,
+    )  # fmt: skip
+    server = Endpoint(endpoint, concurrency, timeout)
+    found = open_catalog(catalog)
+    chosen = load_snapshot(found, snapshot)
+    if explain:
+        say(json.dumps(first_request(found, chosen, settings), ensure_ascii=False, indent=1))
+        return
+    with Bars({"ask": passages}) as bars:
+        done = run(found, chosen, settings, server, ExecutorSettings(1), bars)
+    say(done.summary())
+    say(f"source {done.source}; next: lode curate RECIPE measures them, lode snapshot names them")
