@@ -248,4 +248,4 @@ def test_every_real_leak_is_found(catalog: Catalog, tmp_path: Path) -> None:
             f"and \"set\" = '{one.name}'",
         )
         assert leaked <= {place for (place,) in exact}
-        assert len(leaked) > 500
+        assert len(leaked) > 150
