@@ -92,7 +92,7 @@ def markers(batch: PairBatch, side: Side, _: SignalSettings) -> Columns:
         texts.codepoints, texts.offsets, parts, bytes_shown, _CONTACTS, _GBK
     )
     columns: dict[str, npt.NDArray[np.int32]] = {"urls": urls, "mojibake": mojibake}
-    for name, (trigger, _) in _COMPILED.items():
+    for name, (trigger, _pattern) in _COMPILED.items():
         found = np.zeros(len(texts), np.int32)
         rows = np.flatnonzero(triggers & np.uint8(trigger))
         found[rows] = [len(find_marks(name, texts.text(int(row)))) for row in rows]

@@ -53,7 +53,7 @@ def personal_numbers(batch: PairBatch, side: Side, _: SignalSettings) -> Columns
     texts = batch.texts(side)
     counted = {name: np.zeros(len(texts), np.int32) for name in ("id_cards", "bank_cards")}
     for row in np.flatnonzero(may_hold_numbers(texts)):
-        for name, _, _ in find_numbers(texts.text(int(row))):
+        for name, _start, _end in find_numbers(texts.text(int(row))):
             counted[name][row] += 1
     return counted
 
