@@ -1,5 +1,6 @@
-"""Commands of curation: ingest, curate and signals."""
+"""Commands of curation: ingest, curate, signals and mask."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes a
 
 def register(app: typer.Typer) -> None:
     """Add curation's commands to the command line."""
-    for command in (ingest, curate, signals):
+    for command in (ingest, curate, signals, mask):
         app.command()(command)
 
 
@@ -96,3 +97,25 @@ def signals(
             span = " to ".join("" if b is None else f"{b:g}" for b in (measure.low, measure.high))
             scale = f"{measure.unit}, {span}" if span.strip(" to") else measure.unit
             say(f"{name:<38} {measure.about} [{scale}]")
+
+
+def mask(
+    query: Annotated[str, typer.Argument(help="SQL, as for lode sql; - reads stdin.")],
+    catalog: CatalogOption = None,
+    at: Annotated[str | None, typer.Option(help="Look at this snapshot.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Show the verdicts of this policy.")] = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="table, csv, json or parquet.")
+    ] = "table",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file.")
+    ] = None,
+) -> None:
+    """Query like lode sql, with personal data in texts replaced: [PHONE], [ID], [EMAIL] …"""
+    from catalog.query import run_query
+    from catalog.results import write_result
+    from curation.masking import mask_rows
+
+    text = sys.stdin.read() if query == "-" else query
+    with run_query(open_catalog(catalog), text, at=at, policy=policy) as reader:
+        write_result(mask_rows(reader), format, output)

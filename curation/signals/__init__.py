@@ -18,6 +18,7 @@ from curation.signals.language import LANGUAGE
 from curation.signals.likeness import LIKENESS
 from curation.signals.lines import LINES
 from curation.signals.markers import MARKERS
+from curation.signals.personal import PERSONAL
 from curation.signals.registry import Family, Signal
 from curation.signals.repetition import NGRAMS, VARIETY
 from curation.signals.settings import SignalSettings
@@ -46,6 +47,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     VARIETY,
     LANGUAGE,
     MARKERS,
+    PERSONAL,
     WORDS,
     DOMAIN,
     LIKENESS,

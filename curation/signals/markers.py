@@ -15,14 +15,18 @@ import numpy.typing as npt
 from curation.signals.batch import PairBatch, Side
 from curation.signals.registry import Columns, Family, count
 from curation.signals.settings import SignalSettings
-from curation.texts import CodePoints, Offsets, kernel
+from curation.texts import CodePoints, Flags, Offsets, Texts, kernel
 
 # What the kernel says about a text.
 _EMAIL, _PHONE, _CONTACT, _TAG, _ENTITY = 1, 2, 4, 8, 16
 _PHONE_DIGITS: Final = 10  # 0xx-xxxxxxx; 400-xxx-xxxx; a mobile number has 11
 _ID_CHARS: Final = 5  # the shortest QQ number; a WeChat account has 6
 
-# Every expression is linear: what repeats is anchored, or ends at what could begin a match.
+# Full-width digits are digits; the text keeps its length.
+ASCII_DIGITS: Final = {0xFF10 + digit: 0x30 + digit for digit in range(10)}
+
+# Every expression is linear: what repeats is anchored, or ends at what could begin a match. A group
+# holds the account itself, where more than that tells what it is.
 _PATTERNS: Final = {
     "emails": (
         _EMAIL,
@@ -36,12 +40,12 @@ _PATTERNS: Final = {
     ),
     "qq_ids": (
         _CONTACT,
-        r"(?:(?<![a-z0-9])qq|扣扣|企鹅)(?:交流)?(?:号码|号|群)?\s?[:：]?\s?[1-9]\d{4,10}(?!\d)",
+        r"(?:(?<![a-z0-9])qq|扣扣|企鹅)(?:交流)?(?:号码|号|群)?\s?[:：]?\s?([1-9]\d{4,10})(?!\d)",
     ),
     "wechat_ids": (
         _CONTACT,
         r"(?:微信|薇信|威信|v信|加v|加微|(?<![a-z])(?:vx|wx|weixin|wechat))(?:公众)?\s?"
-        r"(?:号码?|账号|帐号|id)?\s?(?:[:：]\s?|(?<=[号码])[是为]?\s?)[a-z0-9][\w-]{5,19}",
+        r"(?:号码?|账号|帐号|id)?\s?(?:[:：]\s?|(?<=[号码])[是为]?\s?)([a-z0-9][\w-]{5,19})",
     ),
     "html_tags": (
         _TAG,
@@ -88,21 +92,35 @@ def markers(batch: PairBatch, side: Side, _: SignalSettings) -> Columns:
         texts.codepoints, texts.offsets, parts, bytes_shown, _CONTACTS, _GBK
     )
     columns: dict[str, npt.NDArray[np.int32]] = {"urls": urls, "mojibake": mojibake}
-    for name, (trigger, pattern) in _COMPILED.items():
+    for name, (trigger, _pattern) in _COMPILED.items():
         found = np.zeros(len(texts), np.int32)
         rows = np.flatnonzero(triggers & np.uint8(trigger))
-        found[rows] = [len(pattern.findall(texts.text(int(row)))) for row in rows]
+        found[rows] = [len(find_marks(name, texts.text(int(row)))) for row in rows]
         columns[name] = found
     return columns
+
+
+def may_hold_contacts(texts: Texts) -> Flags:
+    """Say which texts can hold an e-mail address, a telephone number or a named account."""
+    parts, bytes_shown = _parts(), _bytes_shown()
+    triggers, _, _ = _scan(texts.codepoints, texts.offsets, parts, bytes_shown, _CONTACTS, _GBK)
+    return np.asarray(triggers & (_EMAIL | _PHONE | _CONTACT) > 0, np.bool_)
+
+
+def find_marks(name: str, text: str) -> list[tuple[int, int]]:
+    """Find where each mark of a kind begins and ends; of a named account, the account alone."""
+    matches = _COMPILED[name][1].finditer(text.translate(ASCII_DIGITS))
+    return [match.span(match.lastindex or 0) for match in matches]
 
 
 @cache
 def _parts() -> npt.NDArray[np.uint8]:
     """Build what each code point can be part of."""
     parts = np.zeros(0x110000, np.uint8)
+    digits = string.digits + "".join(map(chr, ASCII_DIGITS))
     for chars, part in (
-        (string.ascii_letters + string.digits, _WORD),
-        (string.digits, _DIGIT),
+        (string.ascii_letters + digits, _WORD),
+        (digits, _DIGIT),
         (" ()+-", _JOINS),  # stand inside a telephone number
         ("/.@<&", _SIGN),
     ):
@@ -252,4 +270,5 @@ MARKERS: Final = Family(
         ),
     ),
     markers,
+    version=2,
 )
