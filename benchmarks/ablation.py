@@ -36,6 +36,7 @@ from mining.embed import embed
 from mining.encoder import SIDES, EncoderSettings
 from mining.mine import MineSettings, mine
 from trainer.engine import OptimizerSettings
+from trainer.eval_paths import SetPaths
 from trainer.evaluation import evaluate_model
 from trainer.model import ModelSettings
 from trainer.negative_rules import NegativeSettings
@@ -197,8 +198,10 @@ def evaluated(path: Path, model: Path, data: Path) -> dict[str, float]:
         sets = data / "eval"
         results = evaluate_model(
             EncoderSettings(str(model)),
-            [sets / "sts" / f"{name}.parquet" for name in EVAL_STS],
-            [sets / "retrieval" / name for name in EVAL_RETRIEVAL],
+            SetPaths(
+                [sets / "sts" / f"{name}.parquet" for name in EVAL_STS],
+                [sets / "retrieval" / name for name in EVAL_RETRIEVAL],
+            ),
         )
         means = {
             kind: statistics.mean(r.main_score for r in results if r.kind == kind)

@@ -26,6 +26,13 @@ CONTAMINATION_COLUMNS = {
     "passage_contamination": "max(case when side = 'passage' then jaccard end)",
     "contaminated_sets": 'list_sort(list(distinct "set"))',
 }
+# Of the newest mining run that searched for the pair's query; null where none did. A rank counts
+# from 1; a passage that is not in the list has the next one. What ranks before it and is neither a
+# known positive, nor the query's text, nor a near-duplicate (1 | 2 | 4) is the better answer.
+ROUND_TRIP_COLUMNS = {
+    "round_trip_rank": "newest.rank",
+    "round_trip_better_id": "newest.better_id",
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ def available_columns(connection: duck.Connection, lake: str = "lake") -> Column
     columns.add(Provider("clusters", _clusters_sql(prefix), frozenset(CLUSTER_COLUMNS)))
     contamination = _contamination_sql(prefix)
     columns.add(Provider("contamination", contamination, frozenset(CONTAMINATION_COLUMNS)))
+    columns.add(Provider("round_trips", round_trips_sql(prefix), frozenset(ROUND_TRIP_COLUMNS)))
     models = connection.execute(
         f"select model, count(distinct revision) from {prefix}scores group by model order by model"
     ).fetchall()
@@ -175,3 +183,28 @@ def _clusters_sql(prefix: str) -> str:
 def _contamination_sql(prefix: str) -> str:
     measures = ", ".join(f"{sql} as {name}" for name, sql in CONTAMINATION_COLUMNS.items())
     return f"(select pair_id, {measures} from {prefix}contamination group by pair_id)"
+
+
+def round_trips_sql(prefix: str = "") -> str:
+    """Write the query (pair_id, round_trip_rank, round_trip_better_id) of pairs that were mined."""
+    measures = ", ".join(f"{sql} as {name}" for name, sql in ROUND_TRIP_COLUMNS.items())
+    return f"""(
+    select pair_id, {measures}
+    from (
+      select pair_id, max_by({{'rank': rank, 'better_id': better_id}}, finished_at) as newest
+      from (
+        select
+          pair_id, finished_at, rank,
+          [p for p, i in passage_ids if i < rank and filtered_by[i] & 7 = 0][1] as better_id
+        from (
+          select
+            t.pair_id, r.finished_at, c.passage_ids, c.filtered_by,
+            coalesce(list_position(c.passage_ids, t.passage_id), len(c.passage_ids) + 1) as rank
+          from {prefix}candidates c
+          join {prefix}text_ids t using (query_id)
+          join {prefix}runs r on r.run_id = c.run
+        )
+      )
+      group by pair_id
+    )
+  )"""

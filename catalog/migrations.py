@@ -6,6 +6,7 @@ from typing import Final
 from catalog import duck
 from catalog.errors import CatalogTooNewError
 from catalog.schema import SCHEMA_VERSION, TABLES, create_table_sql
+from catalog.views import refresh_views
 
 
 def _add_tables(*names: str) -> Callable[[duck.Connection], None]:
@@ -16,12 +17,19 @@ def _add_tables(*names: str) -> Callable[[duck.Connection], None]:
     return add
 
 
+def _add_judgments(connection: duck.Connection) -> None:
+    """Add what tells of synthetic pairs: the table of judgments and the view round_trips."""
+    _add_tables("judgments")(connection)
+    refresh_views(connection)
+
+
 # MIGRATIONS[n] brings a catalog from version n to version n + 1.
 MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {
     1: _add_tables("candidates"),
     2: _add_tables("train_events", "metrics", "evaluations"),
     3: _add_tables("contamination", "contamination_files"),
     4: _add_tables("synthesis_requests"),
+    5: _add_judgments,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 # A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible and 63
 # bits long.
@@ -279,6 +279,25 @@ SYNTHESIS_REQUESTS: Final = pa.schema(
     ]
 )
 
+# What a language model said of a pair, or of a pair's passage (curation/judge.py). Grades are in
+# scores too; a row without a choice is asked about again.
+JUDGMENTS: Final = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("pair_id", pa.int64(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),  # for grades the model's name in scores
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("prompt_digest", pa.string(), nullable=False),
+        pa.field("choice", pa.string()),  # null: no usable answer
+        pa.field("why", pa.string()),  # the model's reason
+        pa.field("reason", pa.string()),  # why there is no choice
+        pa.field("requests", pa.int32(), nullable=False),  # HTTP requests, repeated ones included
+        pa.field("prompt_tokens", pa.int64()),  # of the newest answer, as the server counts
+        pa.field("completion_tokens", pa.int64()),
+    ]
+)
+
 # What a job registered, with checksums: DuckLake keeps none.
 TASK_FILES: Final = pa.schema(
     [
@@ -312,6 +331,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "contamination": CONTAMINATION,
     "contamination_files": CONTAMINATION_FILES,
     "synthesis_requests": SYNTHESIS_REQUESTS,
+    "judgments": JUDGMENTS,
     "policies": POLICIES,
     "snapshots": SNAPSHOTS,
     "runs": RUNS,

@@ -1,7 +1,7 @@
 """The views that a reader queries: signals, verdicts, curated, funnel, rejections."""
 
 from catalog import duck
-from catalog.columns import Columns, available_columns, signal_tables
+from catalog.columns import Columns, available_columns, round_trips_sql, signal_tables
 from catalog.policies import Policy
 from catalog.policy_store import active_policy
 from catalog.verdicts import masks_sql, verdicts_sql
@@ -12,7 +12,7 @@ READ_STAGE = "read"
 
 def refresh_views(connection: duck.Connection) -> None:
     """Write the lake's views anew, for the signals that it holds and the policy committed last."""
-    statements = {"signals": signals_sql(connection)}
+    statements = {"signals": signals_sql(connection), "round_trips": round_trips_sql()}
     active = active_policy(connection)
     policy = active[0] if active else Policy("none", ())
     # Unqualified names: a stored view belongs to whatever name its lake is attached under.

@@ -1,4 +1,4 @@
-"""The command of synthesis: a language model writes pairs about a snapshot's passages."""
+"""Commands for which a language model is asked: to write pairs, and to judge them."""
 
 import json
 from typing import Annotated
@@ -16,6 +16,7 @@ SEEDS = SeedSettings()
 def register(app: typer.Typer) -> None:
     """Add synthesis to the command line."""
     app.command()(synthesize)
+    app.command()(judge)
 
 
 def synthesize(
@@ -70,3 +71,52 @@ def synthesize(
         done = run(found, chosen, settings, server, ExecutorSettings(1), bars)
     say(done.summary())
     say(f"source {done.source}; next: lode curate RECIPE measures them, lode snapshot names them")
+
+
+def judge(
+    snapshot: Annotated[str, typer.Argument(help="Snapshot whose rows are judged.")],
+    endpoint: Annotated[
+        str, typer.Option(help=f"URL of an OpenAI-compatible server; its key: {KEY_VARIABLE}.")
+    ],
+    model: Annotated[str, typer.Option(help="Name of the model at the server.")],
+    prompt: Annotated[
+        str, typer.Option(help="TOML file with choices, or a shipped one: answers-zh, …")
+    ] = "answers-zh",
+    where: Annotated[
+        str, typer.Option(help="Only pairs with this, such as source like 'synthetic:%'.")
+    ] = "true",
+    sample: Annotated[int, typer.Option(help="Rows to draw; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another number draws other rows.")] = 0,
+    name: Annotated[
+        str | None, typer.Option(help="What the judgments are called (default: the prompt's name).")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 512,
+    max_answers: Annotated[
+        int, typer.Option(help="Answers to ask for where none can be used.")
+    ] = 2,
+    concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
+    explain: Annotated[
+        bool, typer.Option(help="Print the first request; send and write nothing.")
+    ] = False,
+    catalog: CatalogOption = None,
+) -> None:
+    """Let a language model grade pairs (into scores) or label passages (to train classifiers)."""
+    from catalog.snapshots import load_snapshot
+    from curation.judge import Selection, first_judgment
+    from curation.judge import judge as run
+    from curation.synthesis.choices import JudgeSettings, load_choices
+
+    settings = JudgeSettings(model, load_choices(prompt), max_answers, max_tokens, temperature)
+    server = Endpoint(endpoint, concurrency, timeout)
+    selection = Selection(where, sample, seed, name)
+    found = open_catalog(catalog)
+    chosen = load_snapshot(found, snapshot)
+    if explain:
+        request = first_judgment(found, chosen, settings, selection)
+        say(json.dumps(request, ensure_ascii=False, indent=1))
+        return
+    with Bars({}) as bars:
+        done = run(found, chosen, settings, server, selection, ExecutorSettings(1), bars)
+    say(done.summary())

@@ -18,7 +18,7 @@ from catalog.executors import ExecutorSettings, ProgressCallback, run_tasks
 from catalog.files import reserve_file_ids
 from catalog.jobs import Job, JobOutput, Manifest, open_job
 from catalog.lake import Catalog
-from catalog.records import sync_file, sync_folder, to_json, writing
+from catalog.records import to_json
 from catalog.snapshots import Snapshot
 from curation.synthesis.asking import Asking
 from curation.synthesis.endpoint import Endpoint, check_installed
@@ -26,14 +26,13 @@ from curation.synthesis.journal import Journal
 from curation.synthesis.kinds import Seed
 from curation.synthesis.prompts import LANGUAGE_SLOT
 from curation.synthesis.rows import SOURCE_PREFIX, Rows
-from curation.synthesis.seeds import choose_seeds
+from curation.synthesis.seeds import choose_seeds, keep_seeds, read_seeds
 from curation.synthesis.settings import SynthesisSettings
 
 KIND: Final = "synthesize"
 STAGE: Final = "ask"
 # A task's answers are in memory when it writes its rows: some hundred MB.
 TASK_SEEDS: Final = 50_000
-_SEEDS: Final = "seeds.arrow"
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def synthesize(
     with open_job(catalog, KIND, settings.as_document(), inputs) as job:
         if not job.is_committed():
             folder = job.folder / "scratch"
-            seeds = _prepare_seeds(folder, catalog, snapshot, settings)
+            seeds = keep_seeds(folder, lambda: _draw_seeds(catalog, snapshot, settings))
             plan: Any = job.plan(lambda: _make_plan(catalog, job, seeds))
             file_ids: list[int] = plan["file_ids"]
             step = AskModel(job.output, folder, settings, endpoint, file_ids)
@@ -127,41 +126,18 @@ class AskModel(PipelineStep):  # type: ignore[misc]
         yield from ()
 
 
-def read_seeds(folder: Path, first: int, count: int) -> list[Seed]:
-    """Read some of the seeds that were drawn for a job."""
-    with pa.memory_map(str(folder / _SEEDS)) as source:
-        rows = pa.ipc.open_file(source).read_all().slice(first, count).to_pylist()
-    return [Seed(row["pair_id"], row["passage"], row["query"]) for row in rows]
-
-
 def first_request(
     catalog: Catalog, snapshot: Snapshot, settings: SynthesisSettings
 ) -> dict[str, Any]:
     """Write the first request of a run, without sending it."""
-    needs_query = "query" in settings.kind.fields
-    row = choose_seeds(catalog, snapshot, settings.seeds, with_query=needs_query).slice(0, 1)
+    row = _draw_seeds(catalog, snapshot, settings).slice(0, 1)
     seed = Seed(row["pair_id"][0].as_py(), row["passage"][0].as_py(), row["query"][0].as_py())
     return settings.body(seed, 1)
 
 
-def _prepare_seeds(
-    folder: Path, catalog: Catalog, snapshot: Snapshot, settings: SynthesisSettings
-) -> int:
-    """Draw the seeds once, and return how many there are."""
-    path = folder / _SEEDS
-    if not path.exists():
-        needs_query = "query" in settings.kind.fields
-        table = choose_seeds(catalog, snapshot, settings.seeds, with_query=needs_query)
-        aside = path.with_suffix(".tmp")
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
-            sync_file(aside)
-            aside.rename(path)
-            sync_folder(folder)
-    with pa.memory_map(str(path)) as source:
-        return int(pa.ipc.open_file(source).read_all().num_rows)
+def _draw_seeds(catalog: Catalog, snapshot: Snapshot, settings: SynthesisSettings) -> pa.Table:
+    needs_query = "query" in settings.kind.fields
+    return choose_seeds(catalog, snapshot, settings.seeds, with_query=needs_query)
 
 
 def _make_plan(catalog: Catalog, job: Job, seeds: int) -> dict[str, object]:

@@ -16,13 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
-from catalog import duck
-from catalog.errors import CatalogError
 from catalog.executors import ExecutorSettings, ProgressCallback, run_tasks
 from catalog.jobs import Job, JobOutput, open_job
-from catalog.lake import Catalog, current_version, scalar
+from catalog.lake import Catalog
 from catalog.records import sync_file, to_json, writing
 from catalog.schema import SCORES
+from catalog.score_rows import commit_scores, look_up_scores
 from catalog.snapshots import Snapshot, snapshot_reader
 from mining.embed import embed
 from mining.embeddings import EmbeddingSpec, EmbeddingStore, Half, keys_of
@@ -73,7 +72,7 @@ def score(
     model, revision = specs[0].model, score_revision(*specs)
     record = {"model": model, "revision": revision, "replace": replace}
     record |= {f"{spec.side}_{key}": value for spec in specs for key, value in asdict(spec).items()}
-    before, version = _look_up(catalog, model, revision, replace=replace)
+    before, version = look_up_scores(catalog, model, revision, replace=replace)
     pairs = sum(found.num_rows for found in _unscored(catalog, snapshot, model, revision))
     if pairs:
         # The lake's version: which pairs have a score is decided by it.
@@ -88,7 +87,7 @@ def score(
                 WriteScores(job.output),
             ]
             run_tasks(job, STAGE, steps, plan["tasks"], executor, progress)
-            _commit(job, model, revision, before, replace=replace)
+            commit_scores(job, model, revision, before, replace=replace)
     return Scored(model, revision, pairs, queries.texts + passages.texts)
 
 
@@ -172,29 +171,6 @@ class WriteScores(PipelineStep):  # type: ignore[misc]
         yield from ()
 
 
-def _look_up(catalog: Catalog, model: str, revision: str, *, replace: bool) -> tuple[int, int]:
-    """Count the scores that are there, and name the version of the lake that says so."""
-    with catalog.reader() as connection:
-        count = _count_scores(connection, model, revision, replace=replace)
-        return count, current_version(connection)
-
-
-def _count_scores(connection: duck.Connection, model: str, revision: str, *, replace: bool) -> int:
-    """Count the scores of this revision; raise where others of the model are in the way."""
-    others = connection.execute(
-        "select distinct revision from scores where model = ? and revision <> ? order by revision",
-        [model, revision],
-    ).fetchall()
-    if others and not replace:
-        raise CatalogError(
-            f"the catalog has scores of {model!r} in revision {others[0][0]}, and this is revision "
-            f"{revision} (other weights, instructions or settings); give this one another --name, "
-            "or --replace the old scores"
-        )
-    sql = "select count(*) from scores where model = ? and revision = ?"
-    return int(str(scalar(connection, sql, [model, revision])))
-
-
 def _unscored(
     catalog: Catalog, snapshot: Snapshot, model: str, revision: str
 ) -> Iterator[pa.Table]:
@@ -230,18 +206,3 @@ def _list_pairs(job: Job, pairs: Iterator[pa.Table]) -> dict[str, object]:
                 writer.write_table(group, row_group_size=TASK_PAIRS)
         sync_file(path)
     return {"tasks": tasks}
-
-
-def _commit(job: Job, model: str, revision: str, before: int, *, replace: bool) -> None:
-    def change(connection: duck.Connection) -> None:
-        if _count_scores(connection, model, revision, replace=replace) != before:
-            raise CatalogError(
-                f"another job wrote scores of {model!r} since this one began; run the same command "
-                "again"
-            )
-        if replace:
-            connection.execute(
-                "delete from scores where model = ? and revision <> ?", [model, revision]
-            )
-
-    job.commit(change)

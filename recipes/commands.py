@@ -1,7 +1,7 @@
 """Commands of recipes: list them, compare two, and run one as a whole."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +59,12 @@ def run(
     retrieval: Annotated[
         list[Path] | None, typer.Option(help="Evaluate on this judged collection, or folder.")
     ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Evaluate on all sets of cmteb-local, or of a TOML file.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder that the benchmark's sets are in.")] = Path(
+        "."
+    ),
     set: Annotated[
         list[str] | None,
         typer.Option("--set", help="SECTION.KEY=VALUE, such as train.optimizer.lr=2e-5."),
@@ -76,15 +82,17 @@ def run(
     from recipes.run import run_recipe
 
     executor = ExecutorSettings(workers)
-    sets = {"sts": sts or [], "retrieval": retrieval or []}
-    given = {kind: paths for kind, paths in sets.items() if paths}
+    sets = {"sts": sts, "retrieval": retrieval}
+    given: dict[str, Any] = {kind: list(map(str, paths)) for kind, paths in sets.items() if paths}
+    if benchmark is not None:
+        given |= {"benchmark": benchmark, "data": str(data)}
     if rehearse:
         from recipes.rehearsal import rehearse as run_rehearsal
 
         if catalog is not None or given or model is not None:
             raise CatalogError(
                 "a rehearsal makes its own catalog, model and evaluation sets; leave --catalog, "
-                "--model, --sts and --retrieval out"
+                "--model, --sts, --retrieval and --benchmark out"
             )
         done = run_rehearsal(recipe, out, set or (), executor, say, _stages(stages))
     else:

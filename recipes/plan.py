@@ -52,7 +52,7 @@ class RecipePlan:
     @property
     def evaluation_sets(self) -> tuple[str, ...]:
         """What the models will be evaluated on: its texts are looked for in the pairs."""
-        return () if self.evaluate is None else (*self.evaluate.sts, *self.evaluate.retrieval)
+        return () if self.evaluate is None else tuple(map(str, self.evaluate.paths().all))
 
     def document(self, stage: str) -> dict[str, Any]:
         """Return a stage's settings as plain data, for records."""
@@ -69,12 +69,13 @@ def load_plan(
     recipe: Path | str,
     base: str | None = None,
     words: Iterable[str] = (),
-    evaluation: Mapping[str, Iterable[Path]] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
     rehearse: bool = False,
 ) -> RecipePlan:
     """Read a whole recipe and check every section.
 
-    ``base`` and ``words`` (SECTION.KEY=VALUE) replace what it says, ``evaluation`` its sets;
+    ``base`` and ``words`` (SECTION.KEY=VALUE) replace what it says, ``evaluation`` values of
+    its section [evaluate];
     ``rehearse`` lays its section [rehearse] over the others.
     """
     path = find_recipe(recipe)
@@ -85,8 +86,8 @@ def load_plan(
     content["model"] = content.get("model", {}) | ({} if base is None else {"base": base})
     for name, value in change_settings({}, words).items():
         change(content, name.split("."), value)
-    for kind, places in (evaluation or {}).items():
-        change(content, ("evaluate", kind), [str(place) for place in places])
+    for key, value in (evaluation or {}).items():
+        change(content, ("evaluate", key), value)
     return _plan_of(path, content)
 
 

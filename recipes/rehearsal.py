@@ -104,7 +104,7 @@ def rehearse(
     load_plan(recipe, words=words, rehearse=True)  # raises before a corpus is made
     say(f"rehearsal on {rows:,} rows of the demo corpus: its numbers mean nothing\n")
     made = prepare(folder / "rehearsal", rows, executor)
-    sets = {"sts": [made.sts], "retrieval": [made.retrieval]}
+    sets = {"sts": [str(made.sts)], "retrieval": [str(made.retrieval)]}
     plan = load_plan(recipe, None, words, sets, rehearse=True)
     plan = replace(plan, curate=made.curation(plan.curate))
     return run_recipe(plan, made.catalog, folder, executor, say, stages)

@@ -7,6 +7,7 @@ from mining.candidates import FilterSettings
 from mining.encoder import EncoderSettings
 from mining.mine import MineSettings
 from mining.relevance import RelevanceSettings
+from trainer.eval_paths import KINDS, SetPaths, read_benchmark
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,33 @@ class MineSection:
 
 @dataclass(frozen=True)
 class EvaluateSection:
-    """Evaluation sets of this machine: files of graded pairs, judged collections, or folders."""
+    """Evaluation sets of this machine: files and folders by kind, or a benchmark's below ``data``.
+
+    The kinds are those of ``trainer.eval_paths.SetPaths``.
+    """
 
     sts: tuple[str, ...] = ()
     retrieval: tuple[str, ...] = ()
+    classification: tuple[str, ...] = ()
+    clustering: tuple[str, ...] = ()
+    benchmark: str | None = None
+    data: str = "."
 
     def __post_init__(self) -> None:
-        missing = [path for path in (*self.sts, *self.retrieval) if not Path(path).exists()]
+        missing = [path for path in self.paths().all if not path.exists()]
         if missing:
             raise ValueError(
                 f"{missing[0]} does not exist; give files or folders of this machine, or none"
             )
 
+    def paths(self) -> SetPaths:
+        """Return where all sets are; ValueError for a benchmark whose sets are not there."""
+        given = SetPaths(*(tuple(map(Path, getattr(self, kind))) for kind in KINDS))
+        if self.benchmark is None:
+            return given
+        return given + read_benchmark(self.benchmark, Path(self.data))
+
     @property
     def is_empty(self) -> bool:
         """Nothing is evaluated."""
-        return not self.sts and not self.retrieval
+        return not self.paths().all

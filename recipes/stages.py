@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from catalog.contamination import contamination_lines, snapshot_contamination
+from catalog.contamination import snapshot_contamination
 from catalog.errors import CatalogError
 from catalog.evaluation_sets import read_evaluation_sets
 from catalog.executors import ExecutorSettings
@@ -138,18 +138,15 @@ def run_evaluate(bench: Bench) -> Made:
     """Evaluate the newest model through mteb, and keep the results in the catalog."""
     section = bench.plan.evaluate
     if section is None or section.is_empty:
-        bench.say("no evaluation sets were given (--sts, --retrieval): left out")
+        bench.say("no evaluation sets were given (--benchmark, --sts, --retrieval): left out")
         return {}
     output = bench.folder / "evaluation"
-    sts, retrieval = (list(map(Path, paths)) for paths in (section.sts, section.retrieval))
     with Bars({}) as bars:
-        results = evaluate_model(
-            EncoderSettings(bench.model()), sts, retrieval, output, progress=bars
-        )
-    print_results(results)
-    for line in contamination_lines(snapshot_contamination(bench.catalog, bench.snapshot())):
-        bench.say(line)
-    commit_results(bench.catalog, results, bench.journal.newest(RUN))
+        encoder = EncoderSettings(bench.model())
+        results = evaluate_model(encoder, section.paths(), output, progress=bars)
+    held = snapshot_contamination(bench.catalog, bench.snapshot())
+    print_results(results, held)
+    commit_results(bench.catalog, results, bench.journal.newest(RUN), held)
     return {"evaluation": str(output)}
 
 

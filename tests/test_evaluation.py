@@ -21,6 +21,7 @@ from catalog.schema import EVALUATIONS
 from mining.encoder import Encoder, EncoderSettings
 from mining.lexical import LexicalEncoder
 from mining.retrieval_eval import encoder_searcher, evaluate, load_collection
+from trainer.eval_paths import SetPaths
 from trainer.eval_published import Fingerprint, find_published, fingerprint
 from trainer.eval_records import commit_results, make_rows
 from trainer.eval_sets import PairSet, read_collections, read_pair_sets
@@ -80,7 +81,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(sets: Path, tmp_path_factory: pytest.TempPathFactory):
     output = tmp_path_factory.mktemp("output")
     encoder = Noting()
-    results = evaluate_model(encoder, [sets / "sts"], [sets / "retrieval"], output)
+    results = evaluate_model(encoder, SetPaths([sets / "sts"], [sets / "retrieval"]), output)
     return {result.set_name: result for result in results}, output, encoder
 
 
@@ -177,7 +178,7 @@ def test_only_queries_of_retrieval_are_encoded_as_queries(sets, evaluated):
     encoder = Noting()
     evaluate_model(
         encoder,
-        [sets / "sts" / "likeness.parquet"],
+        SetPaths([sets / "sts" / "likeness.parquet"]),
         settings=EvaluationSettings(pair_side="query"),
     )
     assert encoder.sides == ["query"] * 2
@@ -220,7 +221,7 @@ def test_splits_of_a_published_task_are_one_result_file_under_its_name(tmp_path)
     for name, counts in (("one", STSB_VALIDATION), ("two", STSB_TEST)):
         firsts, seconds, scores = pairs_with(counts)
         write_pairs(tmp_path / f"{name}.parquet", firsts, seconds, score=scores)
-    results = evaluate_model(SETTINGS, [tmp_path], output=tmp_path)
+    results = evaluate_model(SETTINGS, SetPaths([tmp_path]), tmp_path)
     named = [(result.set_name, result.task, result.split, result.samples) for result in results]
     assert named == [("one", "STSB", "validation", 1458), ("two", "STSB", "test", 1361)]
     stored = json.loads((tmp_path / "results/lode__lexical-64/1/STSB.json").read_text())
@@ -254,7 +255,7 @@ def test_random_numbers_go_on_as_if_nothing_was_evaluated(sets):
     random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
     expected = draw()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
-    evaluate_model(SETTINGS, [sets / "sts" / "likeness.parquet"])
+    evaluate_model(SETTINGS, SetPaths([sets / "sts" / "likeness.parquet"]))
     assert draw() == expected
 
 
@@ -279,17 +280,17 @@ def test_results_come_into_the_catalog_once(catalog: Catalog, evaluated):
 @pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_a_model_without_any_difference_is_refused(sets):
     with pytest.raises(ValueError, match=r"likeness: cosine_spearman.* every pair the same"):
-        evaluate_model(Untrained(SETTINGS), [sets / "sts" / "likeness.parquet"])
+        evaluate_model(Untrained(SETTINGS), SetPaths([sets / "sts" / "likeness.parquet"]))
 
 
 def test_without_mteb_the_extra_is_named_but_damaged_sets_come_first(sets, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mteb", None)
     with pytest.raises(ValueError, match=r"pip install 'lode-engine\[eval\]'"):
-        evaluate_model(SETTINGS, [sets / "sts"])
+        evaluate_model(SETTINGS, SetPaths([sets / "sts"]))
     with pytest.raises(ValueError, match="holds no evaluation set"):
-        evaluate_model(SETTINGS, [tmp_path])
+        evaluate_model(SETTINGS, SetPaths([tmp_path]))
     with pytest.raises(ValueError, match="no evaluation set was given"):
-        evaluate_model(SETTINGS)
+        evaluate_model(SETTINGS, SetPaths())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_newer_catalog_is_refused_and_not_touched(catalog: Catalog) -> None:
 def test_a_catalog_of_version_1_gets_the_tables_that_came_later(catalog: Catalog) -> None:
     later = (
         "candidates", "train_events", "metrics", "evaluations", "contamination",
-        "contamination_files", "synthesis_requests",
+        "contamination_files", "synthesis_requests", "judgments",
     )  # fmt: skip
     for table in later:
         catalog.transact(lambda c, table=table: c.execute(f"drop table {table}"))

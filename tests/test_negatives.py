@@ -91,6 +91,30 @@ def test_static_never_replaces(mined: Mined) -> None:
     assert -1 < checked.mean_score < 1
 
 
+def test_sampled_draws_among_the_ranks_of_its_range_and_never_replaces(mined: Mined) -> None:
+    settings = NegativeSettings("sampled", N, ranks_from=2, ranks_to=20)
+    negatives = DynamicNegatives(mined.pack, settings, "a")
+    queries = np.arange(mined.pack.num_texts("query"))
+    lists, _ = mined.pack.candidates.best(queries, 40)
+    chosen = negatives.choose(queries).rows
+    used = np.zeros(20, int)
+    for own, candidates in zip(chosen, lists, strict=True):
+        within = [p for p in candidates[2:20].tolist() if p != NONE]
+        there = [p for p in own.tolist() if p != NONE]
+        assert len(set(there)) == len(there) == min(N, len(within))
+        assert set(there) <= set(within)
+        if len(within) == 18:
+            used[[candidates.tolist().index(p) for p in there]] += 1
+    # Every rank is drawn, and those outside never.
+    assert (used[2:] > 0).all()
+    assert not used[:2].any()
+    again = DynamicNegatives(mined.pack, settings, "b").choose(queries[::-1]).rows[::-1]
+    assert again.tolist() == chosen.tolist()
+    other = NegativeSettings("sampled", N, ranks_from=2, ranks_to=20, draw_seed=2)
+    assert DynamicNegatives(mined.pack, other, "c").choose(queries).rows.tolist() != chosen.tolist()
+    assert train(negatives)[1] == []
+
+
 def query_rows(mined: Mined, step: int) -> npt.NDArray[Any]:
     pairs = mined.pack.pairs()
     rows: npt.NDArray[Any] = pairs.query[positions_of(step, BATCH, len(pairs))]
@@ -441,7 +465,11 @@ def test_scores_of_another_shape_are_refused(mined: Mined) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rule": "v3"}, "allowed are v1, v2, rescored, static"),
+        (
+            {"rule": "sampled", "ranks_from": 95, "num_negatives": 7},
+            "ranks_from is 95 and ranks_to 100; between them are at least num_negatives",
+        ),
+        ({"rule": "v3"}, "allowed are v1, v2, rescored, static, sampled"),
         ({"num_negatives": 0}, "num_negatives is 0; it must be at least 1"),
         ({"rule": "rescored", "pool": 3}, "it must be at least num_negatives"),
         ({"relative_margin": 1.5}, "allowed is 0 < margin <= 1"),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from catalog.pack import NONE, Pack
 from catalog.pack.layout import Ids, Integers, Rows
-from catalog.pack.windows import SKIPPED, window_firsts
+from catalog.pack.windows import window_firsts
 from trainer.negative_rules import Mask
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -141,15 +141,8 @@ class CandidateLists:
         return rows
 
     def take(self, query_rows: Integers, ranks: Ids) -> Rows:
-        """Return the candidates at ranks [b, k], counted from 0; NONE beyond the list and at -1.
-
-        Ranks below 10 are never asked for: they are the likeliest false negatives.
-        """
-        k = ranks.shape[1]
-        # A window of one candidate is any rank; the pack announces all of them to the kernel.
-        windows = np.maximum(ranks - SKIPPED + 1, 1).ravel()
-        rows, _ = self.pack.window(np.repeat(query_rows, k), windows, 1)
-        rows = rows.reshape(-1, k)
+        """Return the candidates at ranks [b, k], counted from 0; NONE beyond the list and at -1."""
+        rows = self.pack.candidates.at(query_rows, np.maximum(ranks, 0))
         self._overlay(rows, query_rows, ranks)
         rows[ranks < 0] = NONE
         return rows

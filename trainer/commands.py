@@ -95,6 +95,16 @@ def evaluate(
     retrieval: Annotated[
         list[Path] | None, typer.Option(help="Judged collection, or a folder of them.")
     ] = None,
+    classification: Annotated[
+        list[Path] | None, typer.Option(help="Parquet of labelled texts, or a folder of them.")
+    ] = None,
+    clustering: Annotated[
+        list[Path] | None, typer.Option(help="The same, to be found as clusters.")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="All sets of cmteb-local, or of a TOML file that names some.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder that a benchmark's sets are in.")] = Path("."),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for mteb's result files.")
     ] = None,
@@ -125,23 +135,27 @@ def evaluate(
         for line in table_lines(evaluate_folders(folders or [], searcher(settings))):
             say(line)
         return
-    from catalog.contamination import contamination_lines, snapshot_contamination
+    from catalog.contamination import snapshot_contamination
+    from trainer.eval_paths import SetPaths, read_benchmark
     from trainer.eval_records import commit_results
     from trainer.evaluation import evaluate_model, print_results
     from trainer.run_record import find_record
 
-    with Bars({}) as bars:
-        results = evaluate_model(settings, sts or (), retrieval or (), output, progress=bars)
-    print_results(results)
+    sets = SetPaths(sts or (), retrieval or (), classification or (), clustering or ())
+    if benchmark is not None:
+        sets += read_benchmark(benchmark, data)
+    held = None
     if snapshot is not None:
         found = open_catalog(catalog)
-        chosen = load_snapshot(found, snapshot)
-        for line in contamination_lines(snapshot_contamination(found, chosen)):
-            say(line)
+        held = snapshot_contamination(found, load_snapshot(found, snapshot))
+    with Bars({}) as bars:
+        results = evaluate_model(settings, sets, output, progress=bars)
+    print_results(results, held)
     if record:
         place = Path(what).absolute().parent
         run = place.name if find_record(place) else None
-        say(f"{commit_results(open_catalog(catalog), results, run):,} values kept in evaluations")
+        rows = commit_results(open_catalog(catalog), results, run, held)
+        say(f"{rows:,} values kept in evaluations")
 
 
 @runs_app.command("compare")

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mining.retrieval_eval import Collection, load_collection
 
 Kind = Literal["sts", "pair-classification"]
-Read = TypeVar("Read", "PairSet", "CollectionSet")
+Named = TypeVar("Named", bound="HasName")
 
 SENTENCES: Final = ("sentence1", "sentence2")
 TARGETS: Final[dict[str, Kind]] = {
@@ -27,6 +27,14 @@ TARGETS: Final[dict[str, Kind]] = {
 }
 LABELS: Final = {0.0, 1.0}
 QRELS: Final = "qrels"
+
+
+class HasName(Protocol):
+    """A set with a name of its own."""
+
+    @property
+    def name(self) -> str:
+        """The set's name, in which sets that are evaluated together differ."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +60,19 @@ class CollectionSet:
 
 def read_pair_sets(paths: Iterable[Path]) -> list[PairSet]:
     """Read files of pairs, and every Parquet file of a folder; named like the files."""
-    return _unique([read_pairs(file) for path in paths for file in _pair_files(path)])
+    return names_differ([read_pairs(file) for path in paths for file in find_files(path)])
 
 
 def read_collections(paths: Iterable[Path]) -> list[CollectionSet]:
     """Read collections, and every collection in a folder of them; named like the folders."""
-    return _unique([_read_collection(folder) for path in paths for folder in _collections(path)])
+    return names_differ(
+        [_read_collection(folder) for path in paths for folder in _collections(path)]
+    )
 
 
 def read_pairs(file: Path) -> PairSet:
     """Read one file of pairs; refuse columns that are missing, empty or of another type."""
-    try:
-        table = pq.read_table(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} cannot be read as Parquet: {error}") from None
+    table = read_parquet(file)
     target = next((name for name in TARGETS if name in table.column_names), None)
     missing = [name for name in SENTENCES if name not in table.column_names]
     missing += [" or ".join(TARGETS)] if target is None else []
@@ -74,11 +81,11 @@ def read_pairs(file: Path) -> PairSet:
             f"{file} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}; "
             "a set of pairs has sentence1, sentence2, and score (any number) or label (0 or 1)"
         )
-    firsts, seconds = (_column(table, name, pa.string(), file) for name in SENTENCES)
-    targets = _column(table, target, pa.float64(), file)
+    firsts, seconds = (read_column(table, name, pa.string(), file) for name in SENTENCES)
+    targets = read_column(table, target, pa.float64(), file)
     _check_targets(targets, target, file)
-    digest = _digest(f"{a}\0{b}\0{t}\n" for a, b, t in zip(firsts, seconds, targets, strict=True))
-    return PairSet(file.stem, TARGETS[target], firsts, seconds, targets, digest)
+    revision = digest(f"{a}\0{b}\0{t}\n" for a, b, t in zip(firsts, seconds, targets, strict=True))
+    return PairSet(file.stem, TARGETS[target], firsts, seconds, targets, revision)
 
 
 def _read_collection(folder: Path) -> CollectionSet:
@@ -94,7 +101,7 @@ def _read_collection(folder: Path) -> CollectionSet:
         *(f"{key}\0{text}\n" for key, text in _texts(collection)),
         *(f"{query}\0{passage}\0{grade}\n" for query, passage, grade in rows),
     ]
-    return CollectionSet(collection.name, collection, _digest(parts))
+    return CollectionSet(collection.name, collection, digest(parts))
 
 
 def _texts(collection: Collection) -> Iterable[tuple[str, str]]:
@@ -102,7 +109,16 @@ def _texts(collection: Collection) -> Iterable[tuple[str, str]]:
     yield from zip(collection.passage_ids, collection.passages, strict=True)
 
 
-def _pair_files(path: Path) -> list[Path]:
+def read_parquet(file: Path) -> pa.Table:
+    """Read a whole Parquet file; ValueError for one that is none."""
+    try:
+        return pq.read_table(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} cannot be read as Parquet: {error}") from None
+
+
+def find_files(path: Path) -> list[Path]:
+    """Return a Parquet file itself, or those of a folder; ValueError where there is none."""
     return _found(path, path.is_file(), sorted(path.glob("*.parquet")), "*.parquet")
 
 
@@ -122,7 +138,8 @@ def _found(path: Path, is_one: bool, inside: list[Path], expected: str) -> list[
     return found
 
 
-def _column(table: pa.Table, name: str, type: pa.DataType, file: Path) -> list[Any]:
+def read_column(table: pa.Table, name: str, type: pa.DataType, file: Path) -> list[Any]:
+    """Return a column's values as ``type``; ValueError for one with empty rows."""
     column = table[name]
     if column.null_count:
         raise ValueError(f"{file}: column {name} is empty in {column.null_count:,} rows")
@@ -146,7 +163,8 @@ def _check_targets(targets: list[float], name: str, file: Path) -> None:
         )
 
 
-def _unique(sets: list[Read]) -> list[Read]:
+def names_differ(sets: list[Named]) -> list[Named]:
+    """Return the sets; ValueError where two of them have one name."""
     seen: set[str] = set()
     for one in sets:
         if one.name in seen:
@@ -155,8 +173,9 @@ def _unique(sets: list[Read]) -> list[Read]:
     return sets
 
 
-def _digest(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
+def digest(parts: Iterable[str]) -> str:
+    """Identify a set by its rows."""
+    found = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:32]
+        found.update(part.encode("utf-8", "surrogatepass"))
+    return found.hexdigest()[:32]

@@ -7,20 +7,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from datasets import Dataset
-from mteb.abstasks import AbsTask, AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskSTS
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import (
+    AbsTask,
+    AbsTaskClassification,
+    AbsTaskClustering,
+    AbsTaskPairClassification,
+    AbsTaskRetrieval,
+    AbsTaskSTS,
+)
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from mining.retrieval_eval import Collection
+from trainer.eval_files import EvaluationSets
+from trainer.eval_labelled import TEST, TRAIN, LabelledSet
 from trainer.eval_published import find_published
 from trainer.eval_sets import CollectionSet, Kind, PairSet
 
-SPLIT: Final = "test"
+SPLIT: Final = TEST
 SUBSET: Final = "default"  # mteb's word for the only subset
 # What mteb calls them, and the main score that C-MTEB publishes of each.
 STS: Final = ("STS", "cosine_spearman")
 PAIR_CLASSIFICATION: Final = ("PairClassification", "max_accuracy")
 RETRIEVAL: Final = ("Retrieval", "ndcg_at_10")
+CLASSIFICATION: Final = ("Classification", "accuracy")
+CLUSTERING: Final = ("Clustering", "v_measure")
+# C-MTEB's tasks cluster so many texts of a set.
+MAX_CLUSTERED: Final = 2048
 # Languages are only recorded; a set is Chinese where this share of its characters is Han.
 HAN_SHARE: Final = 0.2
 LANGUAGE_SAMPLE: Final = 200
@@ -71,6 +84,32 @@ class LocalRetrieval(AbsTaskRetrieval):
         self.data_loaded = True
 
 
+class LocalClassification(AbsTaskClassification):
+    """Classification of given texts: mteb's ten regressions on eight texts a class."""
+
+    def __init__(self, metadata: TaskMetadata, own: LabelledSet) -> None:
+        self.metadata = metadata
+        super().__init__()
+        train = Dataset.from_dict({"text": own.train_texts, "label": own.train_labels})
+        test = Dataset.from_dict({"text": own.texts, "label": own.labels})
+        self.dataset = {SUBSET: DatasetDict({TRAIN: train, TEST: test})}
+        self.data_loaded = True
+
+
+class LocalClustering(AbsTaskClustering):
+    """Clustering of given texts."""
+
+    max_fraction_of_documents_to_embed = None
+    max_document_to_embed = MAX_CLUSTERED
+
+    def __init__(self, metadata: TaskMetadata, own: LabelledSet) -> None:
+        self.metadata = metadata
+        super().__init__()
+        test = Dataset.from_dict({"sentences": own.texts, "labels": own.labels})
+        self.dataset = {SUBSET: DatasetDict({TEST: test})}
+        self.data_loaded = True
+
+
 MakeTask = Callable[[TaskMetadata, Mapping[str, PairSet]], AbsTask]
 PAIR_TASKS: Final[dict[Kind, tuple[MakeTask, tuple[str, str]]]] = {
     "sts": (LocalSts, STS),
@@ -78,10 +117,23 @@ PAIR_TASKS: Final[dict[Kind, tuple[MakeTask, tuple[str, str]]]] = {
 }
 
 
-def make_tasks(
-    pairs: Sequence[PairSet], collections: Sequence[CollectionSet]
-) -> Iterator[LocalTask]:
+def make_tasks(sets: EvaluationSets) -> Iterator[LocalTask]:
     """Yield the tasks of all sets: splits of one published task together, then the others."""
+    yield from _pair_tasks(sets.pairs)
+    yield from map(_retrieval_task, sets.collections)
+    for own in sets.classified:
+        classification = _describe_labelled(own, own.name, CLASSIFICATION)
+        yield LocalTask(
+            LocalClassification(classification, own), ((own.name, TEST, len(own.texts)),)
+        )
+    for own in sets.clustered:
+        name = f"{own.name}.clustering"
+        clustering = _describe_labelled(own, name, CLUSTERING)
+        samples = min(MAX_CLUSTERED, len(own.texts))
+        yield LocalTask(LocalClustering(clustering, own), ((name, TEST, samples),))
+
+
+def _pair_tasks(pairs: Sequence[PairSet]) -> Iterator[LocalTask]:
     published = find_published(list(pairs))
     known: dict[str, tuple[Any, dict[str, PairSet]]] = {}
     for one in pairs:
@@ -95,12 +147,17 @@ def make_tasks(
             texts = one.firsts[:LANGUAGE_SAMPLE]
             metadata = _describe(one.name, one.revision, PAIR_TASKS[one.kind][1], texts)
             yield _pair_task(metadata, {SPLIT: one})
-    for found in collections:
-        texts = found.collection.queries[:LANGUAGE_SAMPLE]
-        metadata = _describe(found.name, found.revision, RETRIEVAL, texts)
-        samples = len(found.collection.queries)
-        task = LocalRetrieval(metadata, found.collection)
-        yield LocalTask(task, ((found.name, SPLIT, samples),))
+
+
+def _retrieval_task(found: CollectionSet) -> LocalTask:
+    texts = found.collection.queries[:LANGUAGE_SAMPLE]
+    metadata = _describe(found.name, found.revision, RETRIEVAL, texts)
+    task = LocalRetrieval(metadata, found.collection)
+    return LocalTask(task, ((found.name, SPLIT, len(found.collection.queries)),))
+
+
+def _describe_labelled(own: LabelledSet, name: str, kind: tuple[Any, str]) -> TaskMetadata:
+    return _describe(name, own.revision, kind, own.texts[:LANGUAGE_SAMPLE])
 
 
 def _pair_task(metadata: TaskMetadata, splits: Mapping[str, PairSet]) -> LocalTask:

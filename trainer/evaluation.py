@@ -1,6 +1,7 @@
-"""Evaluate an encoder with mteb on sets of this machine: STS, pair classification, retrieval.
+"""Evaluate an encoder with mteb on sets of this machine, of all kinds of tasks of C-MTEB but one.
 
-    results = evaluate_model(EncoderSettings("runs/a/checkpoint"), sts=[Path("eval/sts")])
+    sets = SetPaths(sts=[Path("eval/sts")], retrieval=[Path("eval/retrieval/cmrc2018")])
+    results = evaluate_model(EncoderSettings("runs/a/checkpoint"), sets)
     print_results(results)
 
 The numbers are mteb's own; nothing is downloaded, and no set is read from elsewhere. mteb is
@@ -20,10 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from catalog.contamination import SetContamination
 from catalog.terminal import say
 from mining.encoder import Encoder, EncoderSettings, Side
 from mining.search import SearchSettings
-from trainer.eval_sets import read_collections, read_pair_sets
+from trainer.eval_files import read_sets
+from trainer.eval_paths import SetPaths
 
 if TYPE_CHECKING:
     from trainer.eval_tasks import LocalTask
@@ -33,6 +36,8 @@ METRICS: Final = {
     "STS": ("cosine_spearman", "cosine_pearson", "spearman"),
     "PairClassification": ("max_accuracy", "cosine_accuracy", "cosine_ap"),
     "Retrieval": ("ndcg_at_10", "mrr_at_10", "map_at_10", "recall_at_10", "recall_at_100"),
+    "Classification": ("accuracy", "f1", "f1_weighted"),
+    "Clustering": ("v_measure", "v_measure_std", "ami"),
 }
 
 
@@ -77,24 +82,20 @@ class Result:
 
 def evaluate_model(
     model: Encoder | EncoderSettings,
-    sts: Sequence[Path] = (),
-    retrieval: Sequence[Path] = (),
+    sets: SetPaths,
     output: Path | None = None,
     settings: EvaluationSettings | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> list[Result]:
-    """Return results set by set: published splits first, then other pairs, then collections.
+    """Return results set by set: published splits, other pairs, collections, labelled texts.
 
-    ``sts`` are Parquet files of pairs or folders of them, ``retrieval`` collections or folders of
-    them; all are read, and refused where they are damaged, before the model is loaded. ``output``
+    All sets are read, and refused where they are damaged, before the model is loaded. ``output``
     gets mteb's own JSON, as ``results/ORGANIZATION__MODEL/REVISION/TASK.json``; what an earlier
     evaluation wrote there for the same task is replaced. ``progress`` is told ("evaluate", sets
     that are done).
     """
     settings = settings or EvaluationSettings()
-    pairs, collections = read_pair_sets(sts), read_collections(retrieval)
-    if not pairs and not collections:
-        raise ValueError("no evaluation set was given; give sets of pairs, collections, or both")
+    found_sets = read_sets(sets)
     results: list[Result] = []
     with _random_state_kept():
         mteb = import_mteb()
@@ -105,7 +106,7 @@ def evaluate_model(
         evaluated = EvaluatedEncoder(
             encoder, settings.organization, settings.pair_side, settings.search
         )
-        for local in make_tasks(pairs, collections):
+        for local in make_tasks(found_sets):
             found = _run(mteb, evaluated, local, output)
             results += _results(local, found, encoder)
             if progress is not None:
@@ -124,19 +125,45 @@ def import_mteb() -> ModuleType:
     return mteb
 
 
-def print_results(results: Sequence[Result]) -> None:
-    """Print a table a kind of task, main metric first."""
+def print_results(
+    results: Sequence[Result], held: Sequence[SetContamination] | None = None
+) -> None:
+    """Print a table a kind of task, main metric first.
+
+    ``held`` says how much of each set the model was trained on; None: that is not known.
+    """
     for kind, metrics in METRICS.items():
         own = [result for result in results if result.kind == kind]
         if not own:
             continue
         width = max(len(_label(result)) for result in own) + 2
-        say(f"{kind:<{width}}{'samples':>9}" + "".join(f"{name:>17}" for name in metrics))
+        say(
+            f"{kind:<{width}}{'samples':>9}"
+            + "".join(f"{name:>17}" for name in metrics)
+            + (f"{'texts trained on':>18}" if held is not None else "")
+        )
         for result in own:
             values = "".join(f"{result.metrics[name]:>17.4f}" for name in metrics)
-            say(f"{_label(result):<{width}}{result.samples:>9,}{values}")
+            seen = "" if held is None else f"{_seen(result, held):>18}"
+            say(f"{_label(result):<{width}}{result.samples:>9,}{values}{seen}")
         means = (sum(r.metrics[name] for r in own) / len(own) for name in metrics)
         say(f"{'mean':<{width}}{'':>9}" + "".join(f"{mean:>17.4f}" for mean in means))
+
+
+def find_contamination(result: Result, held: Sequence[SetContamination]) -> SetContamination | None:
+    """Return what the training snapshot holds of a result's set; None: it was not compared.
+
+    Sets of one file are compared as one: those of FILE.DATASET are looked up as FILE.
+    """
+    by_name = {one.name: one for one in held}
+    parts = result.set_name.split(".")
+    names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _seen(result: Result, held: Sequence[SetContamination]) -> str:
+    found = find_contamination(result, held)
+    return "not compared" if found is None else f"{found.places:,}"
 
 
 @contextmanager

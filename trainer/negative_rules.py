@@ -7,6 +7,8 @@
 - ``rescored``: v1 says when; the hardest of the next ``pool`` candidates in the judgment of the
   current model come in, as far as they stay below the positive-aware margin.
 - ``static``: never.
+- ``sampled``: never, and the negatives are no window but a draw among the candidates of a range of
+  ranks (FlagEmbedding's ``range_for_sampling``).
 
 s is the newest score (v1: mean of a query's negatives), s0 the first since they came in. A score
 that was not seen is NaN and lets nothing happen: after its first observation a query of v1 has an
@@ -19,11 +21,12 @@ from typing import Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-Rule = Literal["v1", "v2", "rescored", "static"]
+Rule = Literal["v1", "v2", "rescored", "static", "sampled"]
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 RULES: Final[tuple[str, ...]] = get_args(Rule)
+NEVER: Final = ("static", "sampled")  # rules that replace nothing
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class NegativeSettings:
     ``drop_ratio``, ``ceiling`` and ``floor`` are 1.15 and 0.8, or 1.2, 0.7 and 0.4, of the rules
     above; only v2 has a floor. ``pool`` and ``relative_margin`` are of ``rescored``: how many
     candidates are scored again, and the share of the positive's score that they must stay below.
+    ``ranks_from`` and ``ranks_to`` are of ``sampled``: the kept candidates it draws among, counted
+    from 0, the last one not included; the draw is a hash of ``draw_seed``, query and rank.
     """
 
     rule: Rule = "v1"
@@ -43,6 +48,9 @@ class NegativeSettings:
     floor: float = 0.4
     pool: int = 50
     relative_margin: float = 0.95
+    ranks_from: int = 2
+    ranks_to: int = 100
+    draw_seed: int = 1
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -55,6 +63,14 @@ class NegativeSettings:
         if self.rule == "rescored" and self.pool < self.num_negatives:
             raise ValueError(
                 f"pool is {self.pool}; it must be at least num_negatives ({self.num_negatives})"
+            )
+        if (
+            self.rule == "sampled"
+            and not 0 <= self.ranks_from <= self.ranks_to - self.num_negatives
+        ):
+            raise ValueError(
+                f"ranks_from is {self.ranks_from} and ranks_to {self.ranks_to}; between them are "
+                f"at least num_negatives ({self.num_negatives}) ranks, from 0"
             )
         if not 0 < self.relative_margin <= 1:
             raise ValueError(
@@ -71,7 +87,7 @@ class NegativeSettings:
 
 def is_too_easy(s0: Scores, s: Scores, settings: NegativeSettings) -> Mask:
     """Say by the rule of the settings where negatives are to be replaced; NaN never is."""
-    if settings.rule == "static":
+    if settings.rule in NEVER:
         return np.zeros(s.shape, np.bool_)
     # Products in float64: in float32 a score on the border would depend on rounding.
     first, newest = s0.astype(np.float64), s.astype(np.float64)

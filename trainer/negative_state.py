@@ -11,13 +11,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from catalog.pack.layout import Integers, Rows
+from catalog.draws import draw
+from catalog.pack.layout import Ids, Integers, Rows
 from catalog.pack.windows import SKIPPED
 from trainer.candidate_lists import CandidateLists
 from trainer.negative_rules import NegativeSettings, Scores
 from trainer.observations import Observed
 
-BY_RANK: Final = ("v2", "rescored")  # rules whose negatives are not neighbors in the list
+BY_RANK: Final = (
+    "v2",
+    "rescored",
+    "sampled",
+)  # rules whose negatives are not neighbors in the list
+MAX_RANKS: Final = np.iinfo(np.int16).max
+PURPOSE: Final = "sampled negatives"
 
 
 @dataclass
@@ -95,6 +102,22 @@ class NegativeState:
                     "settings that the run began with"
                 )
             setattr(self, field.name, saved.copy())
+
+
+def draw_ranks(query_ids: Ids, counts: Ids, settings: NegativeSettings) -> npt.NDArray[np.int16]:
+    """Draw num_negatives places [q, n] of each query's list within the settings' range.
+
+    ``counts`` are the lengths of the lists: a shorter range gives all of its places, and then
+    places after the end, where nothing is. A draw depends on query and place alone: a list that
+    grows keeps what was drawn of its beginning, unless a new place was drawn before it.
+    """
+    places = np.arange(settings.ranks_from, settings.ranks_to)
+    draws = draw(settings.draw_seed, PURPOSE, np.asarray(query_ids)[:, None], places)
+    is_missing = places >= counts[:, None]
+    order = np.lexsort((np.broadcast_to(places, draws.shape), draws, is_missing))
+    chosen = order[:, : settings.num_negatives]
+    is_there = ~np.take_along_axis(is_missing, chosen, axis=1)
+    return np.where(is_there, places[chosen], MAX_RANKS - 1).astype(np.int16)
 
 
 def _first_ranks(n: int) -> npt.NDArray[np.int16]:

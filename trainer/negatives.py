@@ -34,8 +34,8 @@ from trainer.candidate_lists import (
     to_bytes,
     unpack_arrays,
 )
-from trainer.negative_rules import Mask, NegativeSettings, Scores
-from trainer.negative_state import NegativeState
+from trainer.negative_rules import NEVER, Mask, NegativeSettings, Scores
+from trainer.negative_state import MAX_RANKS, NegativeState, draw_ranks
 from trainer.observations import Gather, Notebook, Observed, alone, make_notes
 from trainer.replacements import (
     PAIR_EXCLUDED,
@@ -48,7 +48,7 @@ from trainer.replacements import (
 )
 from trainer.train_events import Decided, make_events
 
-MAX_RANKS = np.iinfo(np.int16).max
+DRAWN_QUERIES = 65_536  # at a time
 
 
 class Chosen(NamedTuple):
@@ -110,6 +110,7 @@ class DynamicNegatives:
         self.pack, self.settings, self.run = pack, settings, run
         self.lists = CandidateLists(pack)
         self.state = NegativeState.start(pack.num_texts("query"), settings)
+        self._draw(np.arange(pack.num_texts("query")))
         self._score, self._live = score, live
         self._pairs = pack.pairs()
         self._notes = Notebook(settings.num_negatives, gather)
@@ -205,7 +206,7 @@ class DynamicNegatives:
     def _decide(self, seen: Observed) -> Iterable[Decisions]:
         rule = self.settings.rule
         self.state.record(seen, is_second_needed=rule != "v2")
-        if rule == "static":
+        if rule in NEVER:
             return []
         if rule == "v1":
             return replace_windows(self.state, self.lists, seen, self.settings)
@@ -215,11 +216,21 @@ class DynamicNegatives:
         positives = self._pairs.passage[seen.pairs]
         return replace_rescored(self.state, self.lists, seen, self.settings, positives, self._score)
 
+    def _draw(self, queries: Ids) -> None:
+        """Give queries that have begun anew their drawn places, where the rule draws any."""
+        if self.settings.rule != "sampled":
+            return
+        for start in range(0, len(queries), DRAWN_QUERIES):
+            rows = queries[start : start + DRAWN_QUERIES]
+            ids, counts = self.pack.ids("query")[rows], self.lists.counts(rows)
+            self.state.ranks[rows] = draw_ranks(ids, counts, self.settings)
+
     def _apply(self, step: int, update: Update) -> Iterator[pa.RecordBatch]:
         before = self.lists.exclusions
         self.lists.apply(update)
         queries = update.refreshed.queries.astype(np.int64)
         self.state.restart(queries)
+        self._draw(queries)
         yield self._plain_event(step, REFRESHED, self.pack.ids("query")[queries], queries)
         if update.exclusions is not None:
             gone = _newly_excluded(before, update.exclusions)

@@ -77,6 +77,11 @@ class CandidateLists:
         places = self._window_places(query_rows, i, n)
         return self._gather(self._score_files, np.float16, np.nan, places)
 
+    def at(self, query_rows: Integers, ranks: npt.NDArray[np.int64]) -> Rows:
+        """Return the kept candidates at ranks [b, k], from 0; NONE after the end of a list."""
+        places = self._places(np.repeat(query_rows, ranks.shape[1]), ranks.ravel(), 1)
+        return self._gather(self._row_files, np.uint32, NONE, places).reshape(ranks.shape)
+
     def best(self, query_rows: Integers, n: int) -> tuple[Rows, Halves]:
         """Return the first n kept candidates of every query and their scores, filled likewise."""
         places = self._places(query_rows, np.zeros(len(query_rows), np.int64), n)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
 
 from curation.synthesis.endpoint import (
     Answer,
@@ -17,11 +17,28 @@ from curation.synthesis.endpoint import (
 )
 from curation.synthesis.journal import Finished, Journal
 from curation.synthesis.kinds import AnswerError, Seed, normal_texts
-from curation.synthesis.settings import SynthesisSettings
 
 # So many requests in a row without an answer: the server is gone, not the requests wrong.
 MIN_STREAK: Final = 20
 PROGRESS_S: Final = 0.3
+
+
+class Questions(Protocol):
+    """What is asked about a seed, and how often where no answer can be used."""
+
+    @property
+    def max_answers(self) -> int:
+        """Answers that are asked for at most."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens at which the server cuts an answer."""
+
+    def body(self, seed: Seed, nth: int) -> dict[str, Any]:
+        """Write a request for the nth answer (from 1)."""
+
+    def check(self, seed: Seed, content: str) -> None:
+        """Raise AnswerError where nothing of an answer can be used."""
 
 
 @dataclass
@@ -32,7 +49,7 @@ class Asking:
     gone, all that failed meanwhile would have to be asked again.
     """
 
-    settings: SynthesisSettings
+    questions: Questions
     endpoint: Endpoint
     journal: Journal
     progress: Callable[[int], None]
@@ -67,15 +84,15 @@ class Asking:
         requests = 0
         newest: Answer | None = None
         reason: str | None = None
-        for nth in range(1, self.settings.max_answers + 1):
+        for nth in range(1, self.questions.max_answers + 1):
             try:
-                answer = await client.ask(self.settings.body(seed, nth))
+                answer = await client.ask(self.questions.body(seed, nth))
             except RequestError as error:
                 requests += error.requests
                 reason = str(error) if newest is None else f"{reason}; then {error}"
                 return _finished(number, newest, reason, requests, nth - 1)
             newest, requests = answer, requests + answer.requests
-            reason = fault(self.settings, seed, answer)
+            reason = fault(self.questions, seed, answer)
             if reason is None:
                 break
         return _finished(number, newest, reason, requests, nth)
@@ -105,12 +122,12 @@ class Asking:
         )
 
 
-def fault(settings: SynthesisSettings, seed: Seed, answer: Answer) -> str | None:
+def fault(questions: Questions, seed: Seed, answer: Answer) -> str | None:
     """Say why nothing of an answer can be used, or None."""
     if not answer.is_whole:
-        return f"the answer was cut at max_tokens, {settings.max_tokens:,}"
+        return f"the answer was cut at max_tokens, {questions.max_tokens:,}"
     try:
-        settings.kind.read(seed, answer.content, settings.count, settings.language(seed))
+        questions.check(seed, answer.content)
     except AnswerError as error:
         return str(error)
     return None

@@ -26,11 +26,15 @@ class AnswerError(ValueError):
 
 @dataclass(frozen=True)
 class Seed:
-    """What a request is about: a passage, and a query that it answers where the kind needs one."""
+    """What a request is about: a passage, and a query that it answers where the kind needs one.
+
+    ``pair_ids`` are all pairs that it speaks for, where that matters.
+    """
 
     pair_id: int
     passage: str
     query: str | None = None
+    pair_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Kind:
     def schema(self, count: int) -> dict[str, Any]:
         """Write the JSON schema of an answer with so many items."""
         items = {"type": "array", "minItems": count, "maxItems": count, "items": dict(self.item)}
-        return _object({self.key: items})
+        return one_object({self.key: items})
 
     def values(self, seed: Seed, count: int) -> dict[str, str]:
         """Return what stands for the placeholders."""
@@ -212,7 +216,8 @@ def _is_in(text: str, language: str) -> bool:
     return own / len(letters) >= MIN_SHARE[language]
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+def one_object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the JSON schema of an object with exactly these properties."""
     return {
         "type": "object",
         "properties": dict(properties),
@@ -223,7 +228,7 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 _TEXT: Final = {"type": "string", "minLength": 1}
 _GRADE: Final = {"type": "integer", "minimum": 0, "maximum": SIMILARITY_STEPS}
-_PAIR: Final = _object({"sentence1": _TEXT, "sentence2": _TEXT, "similarity": _GRADE})
+_PAIR: Final = one_object({"sentence1": _TEXT, "sentence2": _TEXT, "similarity": _GRADE})
 _ALL: Final = (
     Kind("queries", "question-answer", "retrieval", ("passage", "count"), "queries", _TEXT,
          _queries),

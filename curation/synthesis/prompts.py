@@ -7,7 +7,7 @@ A slot is a table of names and texts, such as personas: one is drawn for every r
 import hashlib
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -92,35 +92,44 @@ class Prompt:
 
 def load_prompt(name: str) -> Prompt:
     """Load a prompt: a TOML file, or the name of a shipped one."""
-    path = Path(name)
-    if not path.is_file():
-        if name not in shipped_prompts():
-            shipped = ", ".join(shipped_prompts())
-            raise ValueError(f"there is no prompt {name!r}: give a TOML file, or one of {shipped}")
-        path = SHIPPED / f"{name}.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
-    for key in content:
-        if key not in _KEYS:
-            raise ValueError(f"{path}: {key!r} is none of {', '.join(_KEYS)}")
+    path, content = read_prompt_file(name, SHIPPED, _KEYS)
     return Prompt(
         path.stem,
-        _text(path, content, "kind"),
-        _text(path, content, "system"),
-        _text(path, content, "user"),
+        prompt_text(path, content, "kind"),
+        prompt_text(path, content, "system"),
+        prompt_text(path, content, "user"),
         _slots(path, content),
         content.get("about", ""),
     )
 
 
-def shipped_prompts() -> list[str]:
+def read_prompt_file(
+    name: str, shipped: Path, keys: Sequence[str]
+) -> tuple[Path, Mapping[str, Any]]:
+    """Read a TOML file, or one of a folder by its name; refuse keys that it cannot have."""
+    path = Path(name)
+    if not path.is_file():
+        path = shipped / f"{name}.toml"
+        if not path.is_file():
+            known = ", ".join(shipped_prompts(shipped))
+            raise ValueError(f"there is no prompt {name!r}: give a TOML file, or one of {known}")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    for key in content:
+        if key not in keys:
+            raise ValueError(f"{path}: {key!r} is none of {', '.join(keys)}")
+    return path, content
+
+
+def shipped_prompts(folder: Path = SHIPPED) -> list[str]:
     """Name the prompts that come with Lode."""
-    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+    return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
+def prompt_text(path: Path, content: Mapping[str, Any], key: str) -> str:
+    """Return a text of a prompt's file; ValueError where it is missing or empty."""
     value = content.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{path}: {key} must be a text")

@@ -4,6 +4,7 @@ The order is a draw of each passage's id: more seeds are the same ones and other
 ``skip`` goes on where an earlier run ended.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,9 +16,12 @@ from catalog import duck
 from catalog.draws import draw
 from catalog.errors import CatalogError
 from catalog.lake import Catalog
+from catalog.records import sync_file, sync_folder, writing
 from catalog.snapshots import Snapshot, snapshot_reader
+from curation.synthesis.kinds import Seed
 
 _FOLDER: Final = Path(__file__).parent
+_FILE: Final = "seeds.arrow"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,33 @@ def choose_seeds(
                 "change --skip, --min-chars or --max-chars"
             )
         return _texts(connection, chosen)
+
+
+def keep_seeds(folder: Path, draw_them: Callable[[], pa.Table]) -> int:
+    """Draw seeds once for a job, write them into its folder, and return how many there are."""
+    path = folder / _FILE
+    if not path.exists():
+        table = draw_them()
+        aside = path.with_suffix(".tmp")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+            sync_file(aside)
+            aside.rename(path)
+            sync_folder(folder)
+    with pa.memory_map(str(path)) as source:
+        return int(pa.ipc.open_file(source).read_all().num_rows)
+
+
+def read_seeds(folder: Path, first: int, count: int) -> list[Seed]:
+    """Read some of the seeds that were drawn for a job."""
+    with pa.memory_map(str(folder / _FILE)) as source:
+        rows = pa.ipc.open_file(source).read_all().slice(first, count).to_pylist()
+    return [
+        Seed(row["pair_id"], row["passage"], row["query"], tuple(row.get("pair_ids", ())))
+        for row in rows
+    ]
 
 
 def _texts(connection: duck.Connection, chosen: np.ndarray) -> pa.Table:

@@ -73,3 +73,7 @@ class SynthesisSettings:
             "seed": int(sampled[0] >> np.uint64(64 - _SEED_BITS)),
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
+
+    def check(self, seed: Seed, content: str) -> None:
+        """Raise AnswerError where nothing of an answer can be used."""
+        self.kind.read(seed, content, self.count, self.language(seed))
