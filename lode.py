@@ -22,6 +22,7 @@ from curation import (
 from curation import commands as curation_commands
 from mining import commands as mining_commands
 from recipes import commands as recipe_commands
+from recipes import flagembedding_commands
 from trainer import commands as trainer_commands
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ catalog_commands.register(app)
 mining_commands.register(app)
 trainer_commands.register(app)
 recipe_commands.register(app)
+flagembedding_commands.register(app)
 
 
 @app.command()

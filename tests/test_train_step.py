@@ -393,3 +393,38 @@ def _without_rows(make: Callable[[int], Update]) -> Update:
     nothing = type(known)(**{n: v[:0] for n, v in vars(known).items() if v is not None})
     texts = update.texts.take(np.empty(0, np.int64))
     return Update(0, texts, {"retrieval": replace(rows, **none, known=nothing)})
+
+
+def test_a_task_has_instructions_of_its_own(made: Made) -> None:
+    told = {
+        "retrieval": replace(RETRIEVAL, query_instruction="找：", passage_instruction=""),
+        "sts": replace(STS, query_instruction="像：", passage_instruction="像："),
+    }
+    settings = made.settings(**told)
+    pack, asked = made.pack(), []
+    stage = set_stage(pack, settings)
+    tokenize = stage.maker.tokenize
+    stage.maker.prompts = {"query": "q: ", "passage": "p: "}
+    stage.maker.tokenize = lambda texts: asked.extend(texts) or tokenize(texts)
+    update = stage.maker.make(0)
+    pairs = pack.pairs()
+    for name, rows in update.tasks.items():
+        query, passage = ("找：", "") if name == "retrieval" else ("像：", "像：")
+        queries = pack.texts("query", pairs.query[rows.positions])
+        passages = pack.texts("passage", pairs.passage[rows.positions])
+        assert [asked[place] for place in rows.queries] == [query + text for text in queries]
+        assert [asked[place] for place in rows.positives] == [passage + text for text in passages]
+    assert len(set(asked)) == len(asked)
+    assert settings.task_prompts() == {
+        "retrieval": "找：", "retrieval-document": "", "sts": "像：", "sts-document": "像：",
+    }  # fmt: skip
+
+
+def test_without_its_own_a_task_has_the_models_instructions(made: Made) -> None:
+    asked: list[str] = []
+    stage = set_stage(made.pack(), made.settings(retrieval=RETRIEVAL, sts=STS))
+    tokenize = stage.maker.tokenize
+    stage.maker.prompts = {"query": "q: ", "passage": "p: "}
+    stage.maker.tokenize = lambda texts: asked.extend(texts) or tokenize(texts)
+    stage.maker.make(0)
+    assert {text[:3] for text in asked} == {"q: ", "p: "}

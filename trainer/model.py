@@ -5,7 +5,7 @@ Shapes: T tokens of all texts of a micro-batch; N texts; D width of an embedding
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,7 @@ class EmbeddingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.precision, self.batch_tokens = settings, precision, batch_tokens
+        self.task_prompts: Mapping[str, str] = {}  # of tasks that have their own; only stored here
         self.folder = _read_base(settings)
         self.tokens = TokenModel(self.folder, "float32", trusts_code=settings.trust_remote_code)
         self.heads = load_heads(self.folder.heads)

@@ -16,7 +16,10 @@ _CLASSES: Final = "sentence_transformers.models."
 
 
 def save_model(model: EmbeddingModel, path: Path, card: str) -> None:
-    """Write transformer, tokenizer, pooling, heads, prompts and card; the caller syncs them."""
+    """Write transformer, tokenizer, pooling, heads, prompts and card; the caller syncs them.
+
+    Prompts are those of queries and documents, and those that tasks had of their own.
+    """
     path.mkdir(parents=True, exist_ok=True)
     transformer: Any = model.tokens.transformer
     transformer.config.save_pretrained(path)
@@ -75,6 +78,7 @@ def _save_head(head: nn.Module, folder: Path) -> None:
 
 def _general(model: EmbeddingModel) -> dict[str, Any]:
     prompts = {"query": model.prompt("query"), "document": model.prompt("passage")}
+    prompts |= model.task_prompts
     return {
         "__version__": {"pytorch": torch.__version__},
         "model_type": "SentenceTransformer",

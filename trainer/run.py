@@ -218,6 +218,7 @@ class Session:
                 f"widths go up to {max(self.settings.widths)}, the model's vectors are "
                 f"{loaded.width} wide; leave the greater ones out, or set head_width in [model]"
             )
+        loaded.task_prompts = self.settings.task_prompts()
         groups = processes.task_groups(self.plan.spans)
         losses = TaskLosses(self.settings, self.processes, groups)
         return Trained(loaded, losses).to(processes.device())
@@ -252,10 +253,15 @@ class Session:
         flat = np.where(passages == NONE, passages[:, :1], passages).reshape(-1)
         unique, places = np.unique(flat, return_inverse=True)
         sides = {"query": queries, "passage": unique}
+        own = self.settings.task_prompts()
+        prompts = {
+            "query": own.get("retrieval", model.prompt("query")),
+            "passage": own.get("retrieval-document", model.prompt("passage")),
+        }
         model.eval()
         query_MD, passage_UD = (
             normalize(model(model.tokenize(
-                [model.prompt(side) + text for text in self.pack.texts(side, rows)]
+                [prompts[side] + text for text in self.pack.texts(side, rows)]
             ))) for side, rows in sides.items()
         )  # fmt: skip
         model.train()

@@ -33,7 +33,8 @@ class ContrastiveTask:
     hard negatives (see ``trainer.distillation``), whose own temperature is
     ``teacher_temperature``.
     ``source_weights``, ``source_temperature`` and ``batch_by`` mix sources, and ``processes`` is
-    how many work on the task (see ``trainer.batches.TaskBatches``).
+    how many work on the task (see ``trainer.batches.TaskBatches``). The instructions are the
+    task's own, in place of the model's; an empty one is none.
     """
 
     batch: int = 64
@@ -51,6 +52,8 @@ class ContrastiveTask:
     source_temperature: float = 1.0
     batch_by: str = "task"
     processes: int | str = "all"
+    query_instruction: str | None = None
+    passage_instruction: str | None = None
 
     def __post_init__(self) -> None:
         _check_weight(self.weight)
@@ -95,7 +98,11 @@ class ContrastiveTask:
 
 @dataclass(frozen=True)
 class CosentTask:
-    """A task of pairs with graded similarity, learned by CoSENT."""
+    """A task of pairs with graded similarity, learned by CoSENT.
+
+    The first sentence of a pair is put as a query, the second as a passage, with the task's own
+    instructions where it has some.
+    """
 
     batch: int = 32
     weight: float = CBB_BETA
@@ -103,6 +110,8 @@ class CosentTask:
     source_weights: Mapping[str, float] = field(default_factory=dict)
     source_temperature: float = 1.0
     processes: int | str = "all"
+    query_instruction: str | None = None
+    passage_instruction: str | None = None
 
     def __post_init__(self) -> None:
         _check_weight(self.weight)
@@ -185,6 +194,12 @@ class TrainSettings:
             "retrieval": self.retrieval, "sts": self.sts, "classification": self.classification,
         }  # fmt: skip
         return {name: task for name, task in named.items() if task is not None}
+
+    def task_prompts(self) -> dict[str, str]:
+        """Return the tasks' own instructions, as a model's folder names them."""
+        found = {name: task.query_instruction for name, task in self.tasks.items()}
+        found |= {f"{name}-document": task.passage_instruction for name, task in self.tasks.items()}
+        return {name: text for name, text in found.items() if text is not None}
 
     def plan(self) -> PlanSettings:
         """Return the settings of the plan."""

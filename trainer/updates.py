@@ -19,13 +19,15 @@ from trainer.batches import Plan
 from trainer.conflicts import identify, passage_identities
 from trainer.false_negatives import Known
 from trainer.negatives import DynamicNegatives
-from trainer.settings import ContrastiveTask, TrainSettings
+from trainer.settings import ContrastiveTask, CosentTask, TrainSettings
 from trainer.teacher import teacher_scores
 
 Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Tokenize = Callable[[Sequence[str]], TokenizedTexts]
 SIDES: Final = ("query", "passage")
+Form = tuple[str, str]
+"""How a text is put to the model: its side, and the instruction before it."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ class UpdateMaker:
         }
         places, rows = asked.number()
         texts = [
-            self.prompts[side] + text
-            for side in SIDES
-            for text in self.pack.texts(side, rows[side])
+            prompt + text
+            for (side, prompt), own in rows.items()
+            for text in self.pack.texts(side, own)
         ]
         rows_of = {name: draft(places) for name, draft in drafts.items()}
         return Update(step, self.tokenize(texts), rows_of)
@@ -108,10 +110,11 @@ class UpdateMaker:
         else:
             labels = pairs.label[positions]
         absent = own == NONE
+        query, passage = (self._form(task, side) for side in SIDES)
         wanted = [
-            asked.ask("query", queries),
-            asked.ask("passage", passages),
-            asked.ask("passage", np.where(absent, passages[:, None], own)),
+            asked.ask(query, queries),
+            asked.ask(passage, passages),
+            asked.ask(passage, np.where(absent, passages[:, None], own)),
         ]
 
         def make(places: Mapping[int, Places]) -> TaskRows:
@@ -120,6 +123,10 @@ class UpdateMaker:
             return TaskRows(positions, *texts, absent, is_mined, known, labels, teacher)
 
         return make
+
+    def _form(self, task: ContrastiveTask | CosentTask, side: str) -> Form:
+        own = task.query_instruction if side == "query" else task.passage_instruction
+        return side, self.prompts[side] if own is None else own
 
     def _hard_negatives(
         self, name: str, task: ContrastiveTask, positions: Ids
@@ -154,32 +161,33 @@ class UpdateMaker:
 
 
 class _Asked:
-    """Rows of texts that are asked for, numbered so that each text is there once."""
+    """Rows of texts that are asked for, numbered so that each text of a form is there once."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[str, npt.NDArray[np.integer]]] = []
+        self.requests: list[tuple[Form, npt.NDArray[np.integer]]] = []
 
-    def ask(self, side: str, rows: npt.NDArray[np.integer]) -> int:
+    def ask(self, form: Form, rows: npt.NDArray[np.integer]) -> int:
         """Note rows, and return the number under which their places will be."""
-        self.requests.append((side, rows))
+        self.requests.append((form, rows))
         return len(self.requests) - 1
 
-    def number(self) -> tuple[dict[int, Places], dict[str, Ids]]:
-        """Return the places of each request's texts, and the rows of each side's texts."""
+    def number(self) -> tuple[dict[int, Places], dict[Form, Ids]]:
+        """Return the places of each request's texts, and the rows of each form's texts."""
         places: dict[int, Places] = {}
-        texts: dict[str, Ids] = {}
+        texts: dict[Form, Ids] = {}
         first = 0
-        for side in SIDES:
-            numbers = [n for n, (of_side, _) in enumerate(self.requests) if of_side == side]
+        forms = dict.fromkeys(form for form, _ in self.requests)
+        for form in sorted(forms, key=lambda form: SIDES.index(form[0])):
+            numbers = [n for n, (of, _) in enumerate(self.requests) if of == form]
             flat = [self.requests[n][1].reshape(-1).astype(np.int64) for n in numbers]
             joined = np.concatenate([np.empty(0, np.int64), *flat])
-            texts[side], inverse = np.unique(joined, return_inverse=True)
+            texts[form], inverse = np.unique(joined, return_inverse=True)
             at = 0
             for n in numbers:
                 rows = self.requests[n][1]
                 places[n] = (first + inverse[at : at + rows.size]).reshape(rows.shape)
                 at += rows.size
-            first += len(texts[side])
+            first += len(texts[form])
         return places, texts
 
 
