@@ -17,6 +17,7 @@ from curation import (
     classifier_commands,
     decontamination_commands,
     extract_commands,
+    ngram_commands,
     synthesis_commands,
 )
 from curation import commands as curation_commands
@@ -37,6 +38,7 @@ curation_commands.register(app)
 extract_commands.register(app)
 classifier_commands.register(app)
 decontamination_commands.register(app)
+ngram_commands.register(app)
 synthesis_commands.register(app)
 catalog_commands.register(app)
 mining_commands.register(app)

@@ -1,9 +1,9 @@
 """Measuring signals: which are missing for which files, computed and committed as side tables.
 
 A signal lives in a side table ``signals_0001``, ``signals_0002``, …: all signals that were new at
-one time share one table, but those of a classifier have one of their own, since another recipe may
-not name it. A signal that comes later, or whose definition changed, gets a new table; nothing that
-is there is touched. New files get rows in every table that is in use.
+one time share one table, but those of a classifier or n-gram model have one of their own, since
+another recipe may not name it. A signal that comes later, or whose definition changed, gets a new
+table; nothing that is there is touched. New files get rows in every table that is in use.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from catalog.views import refresh_views
 from curation.minhash import MinHashSettings, band_keys
 from curation.signals import PairBatch, Signal, SignalSettings, compute, registered
 from curation.signals.classifiers import FAMILY as CLASSIFIERS
+from curation.signals.fluency import FAMILY as NGRAMS
 from curation.texts import decode, normalize
 
 # What near-duplicates compare: the passage, or query and passage together.
@@ -234,7 +235,7 @@ def _find_gaps(
         if version == signal.version:
             by_table.add(table)
         else:
-            own = signal.measure.name if signal.family == CLASSIFIERS else ""
+            own = signal.measure.name if signal.family in (CLASSIFIERS, NGRAMS) else ""
             fresh.setdefault(own, []).append(name)
     gaps = []
     stored_signals = dict(signal_tables(connection))

@@ -47,6 +47,11 @@ def load_recipe(path: Path | str) -> Recipe:
             name: name_from(path.parent, where) if isinstance(where, str) else where
             for name, where in classifiers.items()
         }
+    if isinstance(ngrams := signals.get("ngrams"), dict):
+        signals["ngrams"] = {
+            name: str(path.parent / where) if isinstance(where, str) else where
+            for name, where in ngrams.items()
+        }
     return Recipe(
         name=head.get("name", path.stem),
         path=path,

@@ -492,7 +492,7 @@ def test_a_changed_model_or_label_is_a_new_version_and_changes_no_other(
     ("classifiers", "message"),
     [
         ({"Rude": "toxicity-cold"}, "'Rude' cannot be part of a column's name"),
-        ({"rude": 3}, "rude is 3: a path or a shipped classifier"),
+        ({"rude": 3}, "rude is 3: a path, or one that is shipped"),
         (["toxicity-cold"], "classifiers is .*: write { toxicity"),
     ],
 )

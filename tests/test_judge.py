@@ -108,7 +108,7 @@ def test_labels_of_passages_teach_a_classifier(corpus, tmp_path):
     )
     words = ["sql", sql, "-f", "parquet", "-o", str(table), "--catalog", corpus.location.url]
     assert CliRunner().invoke(lode.app, words).exit_code == 0
-    words = ["classifier", "train", str(table), str(tmp_path / "ad"), "--label", "advertisement"]
+    words = ["classifier", "train", str(table), str(tmp_path / "ad"), "--positive", "advertisement"]
     taught = CliRunner().invoke(lode.app, words)
     assert taught.exit_code == 0, taught.output
     assert (tmp_path / "ad" / "model.bin").exists()

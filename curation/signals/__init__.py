@@ -14,6 +14,7 @@ from curation.signals.batch import PairBatch
 from curation.signals.characters import KINDS, LENGTHS
 from curation.signals.classifiers import classifier_families
 from curation.signals.domains import DOMAIN
+from curation.signals.fluency import ngram_families
 from curation.signals.language import LANGUAGE
 from curation.signals.likeness import LIKENESS
 from curation.signals.lines import LINES
@@ -57,7 +58,11 @@ signals: Final[dict[str, Signal]] = registry.registry(FAMILIES)
 
 def families_of(settings: SignalSettings) -> tuple[Family, ...]:
     """Return the families that are measured under these settings, classifiers among them."""
-    return (*FAMILIES, *classifier_families(settings.classifiers))
+    return (
+        *FAMILIES,
+        *classifier_families(settings.classifiers),
+        *ngram_families(settings.ngrams),
+    )
 
 
 def registered(settings: SignalSettings | None = None) -> dict[str, Signal]:

@@ -26,6 +26,8 @@ class SignalSettings:
     language_min_letters: int = LANGUAGE_MIN_LETTERS
     # Name -> folder, file or shipped classifier: the columns query_<name> and passage_<name>.
     classifiers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    # Name -> file of lode ngrams learn: bits per character as query_<name> and passage_<name>.
+    ngrams: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Check each setting; ValueError says what is allowed."""
@@ -44,22 +46,26 @@ class SignalSettings:
                 f"language_max_chars is {self.language_max_chars}: "
                 f"at least language_min_letters ({self.language_min_letters})"
             )
-        _check_classifiers(self.classifiers)
+        _check_models("classifiers", self.classifiers, 'toxicity = "toxicity-cold"')
+        _check_models("ngrams", self.ngrams, 'bits = "corpus.ngrams"')
+        for name, where in self.ngrams.items():
+            if not Path(where).is_file():
+                raise ValueError(
+                    f"ngrams: {name} is {where}, and there is no such file; make one with: "
+                    f"lode ngrams learn SNAPSHOT {where}"
+                )
 
 
-def _check_classifiers(classifiers: object) -> None:
-    if not isinstance(classifiers, Mapping):
-        raise ValueError(
-            f'classifiers is {classifiers!r}: write {{ toxicity = "toxicity-cold" }}, a name and '
-            "a path or shipped classifier each"
-        )
-    for name, where in classifiers.items():
+def _check_models(setting: str, models: object, example: str) -> None:
+    if not isinstance(models, Mapping):
+        raise ValueError(f"{setting} is {models!r}: write {{ {example} }}, names with a path each")
+    for name, where in models.items():
         if not _COLUMN.fullmatch(name):
             raise ValueError(
-                f"classifiers: {name!r} cannot be part of a column's name: use a-z, 0-9 and _"
+                f"{setting}: {name!r} cannot be part of a column's name: use a-z, 0-9 and _"
             )
         if not isinstance(where, str):
-            raise ValueError(f"classifiers: {name} is {where!r}: a path or a shipped classifier")
+            raise ValueError(f"{setting}: {name} is {where!r}: a path, or one that is shipped")
 
 
 def digest(*parts: object) -> str:
