@@ -59,7 +59,9 @@ def test_a_task_that_fails_is_run_again_alone(
 def test_a_worker_that_is_killed_ends_the_run_and_says_so(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "die-1").touch()
     with open_job(catalog, "write", {}, {}) as job:
-        with pytest.raises(RuntimeError, match="process of task 1 was killed by SIGKILL; .*memory"):
+        with pytest.raises(
+            RuntimeError, match=r"process of task 1 was killed by SIGKILL; .*memory"
+        ):
             run(job, tmp_path)
         run(job, tmp_path)
         job.commit()
@@ -192,7 +194,7 @@ def test_settings_come_from_a_file_and_from_options(tmp_path: Path) -> None:
 
 def test_a_machine_without_slurm_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CatalogError, match="sbatch is not on the PATH; .*slurm-client"):
+    with pytest.raises(CatalogError, match=r"sbatch is not on the PATH; .*slurm-client"):
         choose_executor(2, "slurm", None, True)
 
 
