@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from catalog import commands as catalog_commands
+from catalog.executor_options import DEFAULT_WORKERS, WorkersOption
 from catalog.executors import ExecutorSettings
 from catalog.terminal import fail_with_message, say
 from curation import (
@@ -53,7 +54,7 @@ def demo(
         Path, typer.Argument(help="Where to make corpus, catalog, pack and report.")
     ] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Pairs to generate.")] = 20_000,
-    workers: curation_commands.WorkersOption = curation_commands.DEFAULT_WORKERS,
+    workers: WorkersOption = DEFAULT_WORKERS,
 ) -> None:
     """Generate a corpus with planted defects, curate and mine it, and say what was found."""
     from catalog.report import write_report

@@ -17,6 +17,10 @@ class JobBusyError(CatalogError):
     """Another process is running the same job right now."""
 
 
+class TasksPendingError(CatalogError):
+    """A cluster has the job's tasks, and nobody waits for them: the same command goes on."""
+
+
 class PolicyError(CatalogError):
     """A policy has a condition that cannot be evaluated; nothing was changed."""
 

@@ -1,80 +1,79 @@
-"""Running a job's tasks: the one door to datatrove's executors, and to progress.
+"""Running a job's tasks, here or on a cluster, with the manifests as the truth about what is done.
 
-A step is a datatrove ``PipelineStep`` whose ``run`` takes what the step before it yields, the
-task's
-number and the number of tasks. What flows between Lode's steps are Arrow tables. Steps are pickled
-to
-the workers: they carry plain values only.
+However a run ends, the next one runs what has left no manifest, and nothing else.
 """
 
 import contextlib
-import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import multiprocess
-from datatrove.executor.local import LocalPipelineExecutor
-from loguru import logger as datatrove_logger
-
+from catalog.errors import CatalogError
 from catalog.jobs import Job, JobOutput
+from catalog.stage import Failure, Stage
+from catalog.worker_pool import run_in_processes
 
 # Called with (stage, units done so far). Library code shows nothing itself.
 ProgressCallback = Callable[[str, int], None]
 POLL_S = 0.3
+_SHOWN_TASKS = 3
+
+
+class TasksFailedError(CatalogError):
+    """Tasks of a cluster ended without their manifest; the same command runs them again."""
+
+
+class Cluster(Protocol):
+    """Where tasks run that this machine only submits."""
+
+    @property
+    def cpus_per_task(self) -> int:
+        """Cores of a task, which shares them with no other."""
+        ...
+
+    @property
+    def poll_s(self) -> float:
+        """Seconds between two looks at what is done."""
+        ...
+
+    def check(self) -> None:
+        """Raise where it cannot be reached, or refuses the settings, before any work."""
+        ...
+
+    def running(self, stage: Stage) -> set[int]:
+        """Return the tasks of a stage that an earlier run left queued or running."""
+        ...
+
+    def run(self, stage: Stage, missing: Sequence[int]) -> list[Failure]:
+        """Run tasks, but those that run already; return what is known about those that failed."""
+        ...
 
 
 @dataclass(frozen=True)
 class ExecutorSettings:
-    """How many tasks run at once; ``start_method`` is multiprocessing's."""
+    """Where tasks run: ``workers`` at a time on this machine, or on a cluster.
+
+    ``start_method`` is multiprocessing's.
+    """
 
     workers: int = os.cpu_count() or 1
     start_method: str = "forkserver"
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
 
+    @property
+    def tasks_per_machine(self) -> int:
+        """Tasks that share the memory of one machine; a cluster's tasks have their own."""
+        return 1 if self.cluster else self.workers
 
-class _LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
-    """Datatrove's local executor with the job's manifests as the truth about what is done."""
-
-    pipeline: Any
-
-    def __init__(self, missing: list[int], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.missing = missing
-
-    def get_incomplete_ranks(self, ranks: Any = None, skip_completed: Any = None) -> list[int]:
-        return self.missing
-
-    def is_rank_completed(self, rank: int) -> bool:
-        return rank not in self.missing
-
-    def run(self) -> None:
-        """Run the missing tasks; unlike datatrove's, without a manager process beside the pool.
-
-        A manager is forked, so it holds the job's lock and our output pipes, and it outlives a
-        parent that is killed: the same command could never go on.
-        """
-        self.save_executor_as_json()
-        if self.workers == 1:
-            steps = self.pipeline
-            for rank in self.missing:
-                self.pipeline = deepcopy(steps)
-                self._run_for_rank(rank)
-            return
-        with multiprocess.get_context(self.start_method).Pool(self.workers) as pool:
-            for _ in pool.imap_unordered(self._run_for_rank, self.missing):
-                pass
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        # The log files have everything; the terminal belongs to the command and its progress.
-        with contextlib.redirect_stderr(io.StringIO()):
-            return super()._run_for_rank(rank, local_rank, node_rank)
+    def threads_of_task(self, threads: int) -> int:
+        """Return how many of a machine's threads each task may use."""
+        return self.cluster.cpus_per_task if self.cluster else max(1, threads // self.workers)
 
 
 def run_tasks(
@@ -87,29 +86,54 @@ def run_tasks(
 ) -> None:
     """Run every task of a stage that has not left its manifest; return when all have."""
     executor = executor or ExecutorSettings()
-    missing = [task for task in range(num_tasks) if not job.output.is_done(stage, task)]
+    work = Stage(job.output, stage, num_tasks, steps)
+    missing = work.missing()
     if not missing:
         return
-    datatrove_logger.remove()  # its handler on the terminal; the tasks' log files are its own
-    with contextlib.redirect_stderr(io.StringIO()), _watched(job.output, stage, progress):
-        _LocalExecutor(
-            missing,
-            pipeline=list(steps),
-            tasks=num_tasks,
-            workers=min(executor.workers, len(missing)),
-            logging_dir=str(job.folder / "logs" / stage),
-            start_method=executor.start_method,
-        ).run()
-    unfinished = [task for task in missing if not job.output.is_done(stage, task)]
+    poll_s = executor.cluster.poll_s if executor.cluster else POLL_S
+    with _watched(job.output, stage, progress, poll_s):
+        if executor.cluster:
+            work.save()
+            failures = executor.cluster.run(work, missing)
+        else:
+            failures = []
+            _run_here(work, missing, executor)
+    unfinished = work.missing()
     if unfinished:
-        raise RuntimeError(
-            f"job {job.job_id}: {len(unfinished)} tasks of stage {stage!r} ended without a "
-            f"manifest (first: {unfinished[0]}); see {job.folder / 'logs' / stage}"
-        )
+        raise TasksFailedError(_describe(job, work, unfinished, failures))
+
+
+def running_elsewhere(job: Job, stage: str, executor: ExecutorSettings) -> bool:
+    """Say whether tasks of a stage that an earlier run submitted are still queued or running."""
+    work = Stage(job.output, stage, 0, [])
+    return executor.cluster is not None and bool(executor.cluster.running(work))
+
+
+def _run_here(stage: Stage, missing: Sequence[int], executor: ExecutorSettings) -> None:
+    if min(executor.workers, len(missing)) == 1:
+        for task in missing:
+            stage.run(task)
+    else:
+        run_in_processes(stage.save(), missing, executor.workers, executor.start_method)
+
+
+def _describe(
+    job: Job, stage: Stage, unfinished: Sequence[int], failures: Sequence[Failure]
+) -> str:
+    told = {failure.task: failure for failure in failures}
+    reasons = [str(told[task]) for task in unfinished if task in told][:_SHOWN_TASKS]
+    return (
+        f"job {job.job_id}: {len(unfinished):,} of {stage.num_tasks:,} tasks of stage "
+        f"{stage.name!r} ended without a manifest (first: {unfinished[0]})"
+        + "".join(f"\n  {reason}" for reason in reasons)
+        + f"\nlogs: {stage.logs}\nrun the same command again to run these tasks, and only these"
+    )
 
 
 @contextlib.contextmanager
-def _watched(output: JobOutput, stage: str, progress: ProgressCallback | None) -> Iterator[None]:
+def _watched(
+    output: JobOutput, stage: str, progress: ProgressCallback | None, poll_s: float
+) -> Iterator[None]:
     """Report the sum of all tasks' progress while the block runs."""
     if progress is None:
         yield
@@ -117,7 +141,7 @@ def _watched(output: JobOutput, stage: str, progress: ProgressCallback | None) -
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(POLL_S):
+        while not stop.wait(poll_s):
             progress(stage, _units_done(output, stage))
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -35,6 +35,7 @@ from catalog.lake import LAKE, Catalog, scalar
 from catalog.records import (
     checksum,
     now,
+    process_name,
     sync_file,
     sync_folder,
     to_json,
@@ -83,6 +84,10 @@ class JobOutput:
     def is_done(self, stage: str, task: int) -> bool:
         """Say whether the task has left its manifest."""
         return self.manifest_path(stage, task).exists()
+
+    def is_closed(self) -> bool:
+        """Say whether the job's folder was closed by a commit: its files may be registered."""
+        return (self.folder / "committed.json").exists()
 
     def manifest_path(self, stage: str, task: int) -> Path:
         """Return where the task leaves its manifest."""
@@ -134,13 +139,15 @@ class TaskOutput:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        # A cluster may run a task twice, when a node is lost and comes back: the first one counts.
+        if error is not None or self.place.is_done(self.stage, self.task):
             for writer in self._writers.values():
                 writer.discard()
             return
+        closed = self.place.is_closed()
         try:
             with writing(self.place.data):
-                files = [file for writer in self._writers.values() for file in writer.finish()]
+                files = [f for writer in self._writers.values() for f in writer.finish(closed)]
         except BaseException:
             # What was written aside would keep a full disk full.
             for writer in self._writers.values():
@@ -180,8 +187,11 @@ class _TableWriter:
             self._write_group(pa.concat_tables(self.pending))
             self.pending, self.pending_rows, self.pending_bytes = [], 0, 0
 
-    def finish(self) -> list[WrittenFile]:
-        """Make the files durable, give them their names and return their checksums."""
+    def finish(self, keep_existing: bool = False) -> list[WrittenFile]:
+        """Make the files durable, give them their names and return their checksums.
+
+        ``keep_existing`` leaves a file of that name as it is: the lake may have registered it.
+        """
         if self.pending_rows:
             self._write_group(pa.concat_tables(self.pending))
             self.pending = []
@@ -190,7 +200,10 @@ class _TableWriter:
         for aside, final, rows in self.finished:
             digest = checksum(aside)
             sync_file(aside)
-            aside.rename(final)
+            if keep_existing and final.exists():
+                aside.unlink()
+            else:
+                aside.rename(final)
             relative = str(final.relative_to(self.data))
             written.append(WrittenFile(self.table, relative, rows, final.stat().st_size, digest))
         sync_folder(self.folder)
@@ -208,8 +221,8 @@ class _TableWriter:
     def _write_group(self, rows: pa.Table) -> None:
         if self.writer is None:
             part = len(self.finished)
-            # The process id keeps a worker that outlived its killed parent from sharing our file.
-            self.aside = self.folder / f".{self.name}-{part:03d}.{os.getpid()}.tmp"
+            # The name keeps a worker that outlived its parent, or its node's job, off our file.
+            self.aside = self.folder / f".{self.name}-{part:03d}.{process_name()}.tmp"
             self.writer = pq.ParquetWriter(
                 self.aside,
                 self.schema,
@@ -318,7 +331,7 @@ class Job:
 
     def close_folder(self) -> None:
         """Drop what only a re-run would need; logs stay until ``lode gc``."""
-        for name in ("progress", "scratch", "manifests"):
+        for name in ("progress", "scratch", "manifests", "stages", "failures"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         write_json(self.folder / "committed.json", {"finished_at": now().isoformat()})
 
@@ -374,6 +387,14 @@ def name_job(kind: str, settings: Mapping[str, object], inputs: Mapping[str, obj
     """Derive a job's name from everything that decides its result."""
     content = to_json({"kind": kind, "settings": settings, "inputs": inputs})
     return f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def is_unfinished(
+    catalog: Catalog, kind: str, settings: Mapping[str, object], inputs: Mapping[str, object]
+) -> bool:
+    """Say whether such a job was begun and not committed."""
+    folder = catalog.jobs_folder / name_job(kind, settings, inputs)
+    return (folder / "job.json").exists() and not (folder / "committed.json").exists()
 
 
 def is_running(folder: Path) -> bool:

@@ -10,7 +10,7 @@ RECIPES_FOLDER: Final = Path(__file__).parent.parent / "recipes"
 # Every section that a recipe can have. Who reads one checks its keys.
 SECTIONS: Final = (
     "recipe", "curate", "sources", "signals", "duplicates", "policy", "score", "new_model", "model",
-    "pretrain", "general", "mine", "train", "rerank", "evaluate", "rehearse",
+    "pretrain", "general", "mine", "train", "rerank", "evaluate", "rehearse", "executor",
 )  # fmt: skip
 
 

@@ -38,13 +38,29 @@ def writing(place: Path | str) -> Iterator[None]:
         raise CatalogError(f"cannot write to {place}: {reason}; {hint}") from error
 
 
+def node_name() -> str:
+    """Return the name of this machine."""
+    return os.uname().nodename
+
+
+def process_name() -> str:
+    """Name this process among those of all machines that share a file system."""
+    return f"{node_name()}-{os.getpid()}"
+
+
 def write_json(path: Path, content: object) -> None:
     """Write a small file so that it is there whole or not at all, also after a power cut."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps(content, ensure_ascii=False, indent=1, default=str)
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as ``write_json`` does."""
+    aside = path.with_name(f".{path.name}.{process_name()}.tmp")
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(content, ensure_ascii=False, indent=1, default=str))
+        with aside.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         aside.rename(path)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from catalog import duck
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, TasksPendingError
 from catalog.lake import Catalog
 from catalog.location import ENVIRONMENT_VARIABLE
 
@@ -26,6 +26,8 @@ CatalogOption = Annotated[
     ),
 ]
 
+# What sysexits.h calls a temporary failure: the same command is to be run again.
+PENDING_STATUS = 75
 # Bound once: a job redirects sys.stderr while its tasks run, and progress must stay visible.
 console = Console(file=sys.stderr, highlight=False)
 
@@ -45,6 +47,9 @@ def fail_with_message() -> Iterator[None]:
     """End the program with one line and status 1 for everything that a user can cause."""
     try:
         yield
+    except TasksPendingError as pending:
+        sys.stderr.write(f"lode: {pending}\n")
+        raise SystemExit(PENDING_STATUS) from None
     except (CatalogError, ValueError, OSError, duck.Error, RuntimeError) as error:
         if os.environ.get("LODE_TRACEBACK"):
             raise

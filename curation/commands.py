@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
-from catalog.executors import ExecutorSettings
+from catalog.executor_options import (
+    DEFAULT_WORKERS,
+    ClusterOption,
+    ExecutorOption,
+    WaitOption,
+    WorkersOption,
+    choose_executor,
+)
 from catalog.terminal import Bars, CatalogOption, open_catalog, say
-
-DEFAULT_WORKERS = ExecutorSettings().workers
-WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes at a time.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +38,9 @@ def ingest(
         bool, typer.Option(help="Say how files would be read; read nothing.")
     ] = False,
     workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
 ) -> None:
     """Read files of pairs into the catalog; the same file twice adds nothing."""
     from catalog.recipe_files import find_recipe
@@ -46,11 +53,11 @@ def ingest(
         say(line)
     if explain:
         return
+    place = choose_executor(workers, executor, cluster, wait, recipe)
     with Bars({"read": sum(source.bytes for source in found)}) as bars:
         result = ingest_files(
-            open_catalog(catalog), found, replace=replace,
-            executor=ExecutorSettings(workers), progress=bars,
-        )  # fmt: skip
+            open_catalog(catalog), found, replace=replace, executor=place, progress=bars
+        )
     say(result.summary())
 
 
@@ -64,6 +71,9 @@ def curate(
     ] = None,
     catalog: CatalogOption = None,
     workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
 ) -> None:
     """Measure signals, find duplicates and apply the recipe's policy; does only what is missing."""
     from catalog.evaluation_sets import read_evaluation_sets
@@ -76,10 +86,11 @@ def curate(
     chosen = load_recipe(recipe)
     sets = read_evaluation_sets(evaluation_sets or ())
     found = open_catalog(catalog)
+    place = choose_executor(workers, executor, cluster, wait, recipe)
     with Bars(pending(found, chosen)) as bars:
         if sets:
-            decontaminate(found, sets, ExecutorSettings(workers), bars, chosen.name)
-        done = run(found, chosen, ExecutorSettings(workers), bars)
+            decontaminate(found, sets, place, bars, chosen.name)
+        done = run(found, chosen, place, bars)
     say(f"measured {done.measured_pairs:,} pairs; policy {chosen.policy.name} version "
         f"{done.policy_version} is active")  # fmt: skip
     say(funnel_text(gather_stages(found)))

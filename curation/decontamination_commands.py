@@ -5,10 +5,16 @@ from typing import Annotated
 
 import typer
 
-from catalog.executors import ExecutorSettings
+from catalog.executor_options import (
+    DEFAULT_WORKERS,
+    ClusterOption,
+    ExecutorOption,
+    WaitOption,
+    WorkersOption,
+    choose_executor,
+)
 from catalog.snapshots import load_snapshot
 from catalog.terminal import Bars, CatalogOption, open_catalog, say
-from curation.commands import DEFAULT_WORKERS, WorkersOption
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +30,9 @@ def decontaminate(
     ],
     catalog: CatalogOption = None,
     workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
 ) -> None:
     """Find the pairs that hold texts of evaluation sets; only what was not compared yet."""
     from catalog.evaluation_sets import read_evaluation_sets
@@ -31,8 +40,9 @@ def decontaminate(
 
     read = read_evaluation_sets(sets)
     found = open_catalog(catalog)
+    place = choose_executor(workers, executor, cluster, wait)
     with Bars({}) as bars:
-        done = run(found, read, ExecutorSettings(workers), bars)
+        done = run(found, read, place, bars)
     texts = sum(len(one.texts) for one in read)
     say(f"{len(read):,} sets with {texts:,} texts; compared {done.pairs:,} pairs, "
         f"{done.found:,} matches")  # fmt: skip

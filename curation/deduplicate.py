@@ -96,7 +96,7 @@ def deduplicate(
     """Find the duplicates among all pairs, comparing those that are new."""
     settings = settings or DuplicateSettings()
     executor = executor or ExecutorSettings()
-    workers = executor.workers
+    sharing = executor.tasks_per_machine
     with catalog.reader() as connection:
         start = _survey(connection, settings)
     if start.is_done:
@@ -104,9 +104,10 @@ def deduplicate(
     with open_job(catalog, KIND, asdict(settings), start.inputs, recipe) as job:
         if job.is_committed():
             return Deduplicated(job.job_id)
-        plan: dict[str, Any] = job.plan(lambda: _make_plan(catalog, start, workers))
+        plan: dict[str, Any] = job.plan(lambda: _make_plan(catalog, start, sharing))
         # Tasks were cut to the share of each worker: more workers would need more memory.
-        executor = replace(executor, workers=min(workers, plan["workers"]))
+        if sharing > plan["workers"]:
+            executor = replace(executor, workers=plan["workers"])
         _run(job, settings, start, plan, executor, progress)
         return _commit(job, start)
 

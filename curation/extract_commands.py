@@ -4,12 +4,18 @@ from typing import Annotated
 
 import typer
 
-from catalog.executors import ExecutorSettings
+from catalog.executor_options import (
+    DEFAULT_WORKERS,
+    ClusterOption,
+    ExecutorOption,
+    WaitOption,
+    WorkersOption,
+    choose_executor,
+)
 from catalog.terminal import Bars, CatalogOption, open_catalog, say
 from curation.extraction.settings import KINDS, PageSettings
 
 DEFAULTS = PageSettings()
-DEFAULT_WORKERS = ExecutorSettings().workers
 
 
 def register(app: typer.Typer) -> None:
@@ -33,9 +39,10 @@ def extract(
         float, typer.Option(help="Processor time that a page may take.")
     ] = DEFAULTS.page_cpu_s,
     replace: Annotated[bool, typer.Option(help="Take changed files in place of old ones.")] = False,
-    workers: Annotated[
-        int, typer.Option("--workers", "-w", help="Processes at a time.")
-    ] = DEFAULT_WORKERS,
+    workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
 ) -> None:
     """Extract pairs out of web pages; what cannot be used goes to quarantine with the reason."""
     from curation.extract import extract_pages, find_pages
@@ -44,9 +51,9 @@ def extract(
         kinds=tuple(kind or KINDS), min_content_chars=min_chars, page_cpu_s=page_seconds
     )
     found = find_pages(files, set or (), pages.as_document())
+    place = choose_executor(workers, executor, cluster, wait)
     with Bars({"read": sum(source.bytes for source in found)}) as bars:
         result = extract_pages(
-            open_catalog(catalog), found, replace=replace,
-            executor=ExecutorSettings(workers), progress=bars,
-        )  # fmt: skip
+            open_catalog(catalog), found, replace=replace, executor=place, progress=bars
+        )
     say(result.summary())

@@ -7,12 +7,18 @@ from typing import Annotated, cast
 import typer
 
 from catalog.errors import CatalogError
-from catalog.executors import ExecutorSettings
+from catalog.executor_options import (
+    DEFAULT_WORKERS,
+    ClusterOption,
+    ExecutorOption,
+    WaitOption,
+    WorkersOption,
+    choose_executor,
+)
 from catalog.snapshots import load_snapshot
 from catalog.terminal import Bars, CatalogOption, open_catalog, say
 from mining.encoder import LEXICAL, SIDES, EncoderSettings, Side
 
-DEFAULT_WORKERS = ExecutorSettings().workers
 SHARD_QUERIES = 16_384  # as MineSettings has it, whose module takes seconds to import
 SnapshotArgument = Annotated[str, typer.Argument(help="Snapshot whose kept rows are used.")]
 ModelOption = Annotated[
@@ -37,7 +43,6 @@ DeviceOption = Annotated[str, typer.Option(help="fastest, cpu, cuda or cuda:N.")
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that the model folder brings along.")
 ]
-WorkersOption = Annotated[int, typer.Option("--workers", "-w", help="Processes at a time.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +67,9 @@ def embed(
     device: DeviceOption = "fastest",
     trust_remote_code: TrustOption = False,
     workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
     catalog: CatalogOption = None,
 ) -> None:
     """Give every text of a snapshot a vector; a text that has one is not encoded again."""
@@ -76,9 +84,10 @@ def embed(
     )  # fmt: skip
     found = open_catalog(catalog)
     chosen = load_snapshot(found, snapshot)
+    place = choose_executor(workers, executor, cluster, wait)
     for one in SIDES if side is None else (cast(Side, side),):
         with Bars({}) as bars:
-            done = run(found, chosen, encoder, one, ExecutorSettings(workers), bars)
+            done = run(found, chosen, encoder, one, place, bars)
         rebuilt = f", {done.rebuilt_shards} damaged shards made again" * bool(done.rebuilt_shards)
         spec = done.store.spec
         say(
@@ -102,6 +111,9 @@ def score(
     device: DeviceOption = "fastest",
     trust_remote_code: TrustOption = False,
     workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
     catalog: CatalogOption = None,
 ) -> None:
     """Store the cosine of query and positive; a policy then asks for score('MODEL') >= 0.4."""
@@ -113,11 +125,10 @@ def score(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     found = open_catalog(catalog)
+    chosen = load_snapshot(found, snapshot)
+    place = choose_executor(workers, executor, cluster, wait)
     with Bars({}) as bars:
-        done = run(
-            found, load_snapshot(found, snapshot), encoder, ExecutorSettings(workers), bars,
-            replace=replace,
-        )  # fmt: skip
+        done = run(found, chosen, encoder, place, bars, replace=replace)
     say(
         f"{done.pairs:,} pairs scored by {done.model} (revision {done.revision}), "
         f"{done.texts:,} texts embedded for it"
@@ -176,6 +187,9 @@ def mine(
         int, typer.Option(help="Queries of a task: what a killed run does again.")
     ] = SHARD_QUERIES,
     workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
     catalog: CatalogOption = None,
 ) -> None:
     """Rank passages for every query and keep hard negatives; removed ones keep their reasons."""
@@ -214,10 +228,12 @@ def mine(
         again = exhausted_queries(found, train_run)
         settings = replace(settings, train_run=again.train_run)
         say(f"{len(again.query_ids):,} queries whose lists {again.train_run} has used up")
+    place = choose_executor(workers, executor, cluster, wait)
     with Bars({}) as bars:
         for side in SIDES:
-            embed_side(found, chosen, encoder, side, ExecutorSettings(workers), bars)
-        mined = run(found, chosen, settings, encoder, progress=bars)
+            embed_side(found, chosen, encoder, side, place, bars)
+        # Here one worker searches with all threads, unless told otherwise: see mine().
+        mined = run(found, chosen, settings, encoder, place if place.cluster else None, bars)
     say(mined.summary())
 
 

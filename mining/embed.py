@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
 from catalog import duck
-from catalog.executors import ExecutorSettings, ProgressCallback, run_tasks
-from catalog.jobs import Job, JobOutput, open_job
+from catalog.executors import ExecutorSettings, ProgressCallback, run_tasks, running_elsewhere
+from catalog.jobs import Job, JobOutput, is_unfinished, open_job
 from catalog.lake import Catalog, current_version
 from catalog.policies import Policy
 from catalog.records import now, writing
@@ -64,17 +64,25 @@ def embed(
     record = {"model_path": settings.model, **asdict(spec)}
     inputs = {"snapshot": snapshot.digest, "spec": spec.key}
     texts = sum(found.num_rows for found in _missing(catalog, snapshot, store, side))
-    if texts:
+    listed_before = False
+    if texts or is_unfinished(catalog, STAGE, record, inputs):
         with open_job(catalog, STAGE, record, inputs) as job:
-            todo = _list_missing(catalog, snapshot, store, side, job, task_texts)
+            todo = job.folder / "scratch" / "texts.parquet"
+            listed_before = running_elsewhere(job, STAGE, executor)
+            if not listed_before:
+                _list_missing(_missing(catalog, snapshot, store, side), job, todo, task_texts)
             steps = [
                 ReadTexts(catalog, snapshot, todo, side),
                 EmbedTexts(_for_workers(settings, spec, executor), store, side, job.output),
             ]
-            run_tasks(job, STAGE, steps, -(-texts // task_texts), executor, progress)
+            run_tasks(job, STAGE, steps, pq.read_metadata(todo).num_row_groups, executor, progress)
             # A job that is recorded already made again what had been damaged: no second record.
             job.commit()
-    return Embedded(store.refresh(), texts, len(damaged))
+    done = Embedded(store.refresh(), texts, len(damaged))
+    if listed_before:  # what is missing beside that list
+        rest = embed(catalog, snapshot, settings, side, executor, progress, task_texts)
+        return replace(done, store=rest.store, texts=done.texts + rest.texts)
+    return done
 
 
 def embeddings_folder(catalog: Catalog) -> Path:
@@ -212,31 +220,22 @@ def _for_workers(
     settings: EncoderSettings, spec: EmbeddingSpec, executor: ExecutorSettings
 ) -> EncoderSettings:
     """Share the threads out, and fix what a worker's own hardware would decide otherwise."""
-    threads = max(1, settings.threads // executor.workers)
+    threads = executor.threads_of_task(settings.threads)
     model = settings.model if settings.is_lexical else str(Path(settings.model).expanduser())
     if Path(model).is_dir():
         model = str(Path(model).resolve())  # a worker may have another working folder
     return replace(settings, model=model, name=spec.model, threads=threads, dtype=spec.dtype)
 
 
-def _list_missing(
-    catalog: Catalog,
-    snapshot: Snapshot,
-    store: EmbeddingStore,
-    side: Side,
-    job: Job,
-    task_texts: int,
-) -> Path:
+def _list_missing(texts: Iterator[pa.Table], job: Job, path: Path, task_texts: int) -> None:
     """Write down the texts without a vector, a row group a task; drop the tasks of older lists."""
     for name in ("manifests", "progress"):
         shutil.rmtree(job.folder / name, ignore_errors=True)
-    path = job.folder / "scratch" / "texts.parquet"
     with writing(job.folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(path, TEXTS, compression="zstd") as writer:
-            for group in _groups(_missing(catalog, snapshot, store, side), task_texts):
+            for group in _groups(texts, task_texts):
                 writer.write_table(group, row_group_size=task_texts)
-    return path
 
 
 def _missing(

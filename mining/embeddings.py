@@ -26,7 +26,14 @@ import numpy.typing as npt
 import xxhash
 
 from catalog.errors import CatalogError
-from catalog.records import checksum, sync_folder, to_json, write_json, writing
+from catalog.records import (
+    checksum,
+    process_name,
+    sync_folder,
+    to_json,
+    write_json,
+    writing,
+)
 from mining.key_index import (
     ABSENT,
     Index,
@@ -244,7 +251,7 @@ class EmbeddingStore:
 
     @staticmethod
     def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        aside = path.with_name(f".{path.name}.{process_name()}.tmp")
         with writing(path.parent), aside.open("wb") as stream:
             np.save(stream, np.ascontiguousarray(array))
             stream.flush()

@@ -4,7 +4,6 @@ An index is a file of three rows of numbers, sorted by key: upper halves, lower 
 """
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from catalog.records import writing
+from catalog.records import process_name, writing
 
 Keys = npt.NDArray[np.uint64]  # n x 2: the upper and the lower half of 128 bits
 Index = npt.NDArray[np.uint64]  # 3 x n
@@ -77,7 +76,7 @@ def build_index(path: Path, shards: Sequence[Keys]) -> None:
     A key that several shards hold is found in the first of them.
     """
     total = sum(len(keys) for keys in shards)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{process_name()}.tmp")
     with writing(path.parent):
         index = np.lib.format.open_memmap(aside, "w+", np.uint64, (3, total))  # type: ignore[no-untyped-call]
         filled = 0

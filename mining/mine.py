@@ -152,7 +152,7 @@ def mine(
             # One worker by default, or one a GPU: its threads share a block of passages, workers
             # would not.
             executor = executor or ExecutorSettings(workers=max(1, _count_gpus(settings.search)))
-            share = _share(settings, executor.workers)
+            share = _share(settings, executor)
             step = MineShard(job.output, materials, relations, share, prepared["ann"])
             shards = -(-len(relations.query_ids) // settings.shard_queries)
             run_tasks(job, STAGE, [step], shards, executor, progress)
@@ -274,12 +274,12 @@ def _describe(
     }
 
 
-def _share(settings: MineSettings, workers: int) -> MineSettings:
+def _share(settings: MineSettings, executor: ExecutorSettings) -> MineSettings:
     """Give each worker its part of the threads, and of the memory that it shares with others."""
     search = settings.search
-    sharing = -(-workers // max(1, _count_gpus(search)))
+    sharing = -(-executor.tasks_per_machine // max(1, _count_gpus(search)))
     memory_mb = max(search.memory_mb // sharing, 1)
-    threads = max(search.threads // workers, 1)
+    threads = executor.threads_of_task(search.threads)
     return replace(settings, search=replace(search, memory_mb=memory_mb, threads=threads))
 
 

@@ -6,10 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from catalog.errors import CatalogError
-from catalog.executors import ExecutorSettings
+from catalog.executor_options import (
+    DEFAULT_WORKERS,
+    ClusterOption,
+    ExecutorOption,
+    WaitOption,
+    WorkersOption,
+    choose_executor,
+)
 from catalog.terminal import CatalogOption, open_catalog, say
 
-DEFAULT_WORKERS = ExecutorSettings().workers
 RecipeArgument = Annotated[
     str, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
 ]
@@ -72,16 +78,17 @@ def run(
     rehearse: Annotated[
         bool, typer.Option(help="Run all of it on the demo corpus with a small new model.")
     ] = False,
-    workers: Annotated[int, typer.Option("--workers", "-w", help="Processes at a time.")] = (
-        DEFAULT_WORKERS
-    ),
+    workers: WorkersOption = DEFAULT_WORKERS,
+    executor: ExecutorOption = None,
+    cluster: ClusterOption = None,
+    wait: WaitOption = True,
     catalog: CatalogOption = None,
 ) -> None:
     """Run a whole recipe on a catalog: from curation to evaluation; what is done is not redone."""
     from recipes.plan import load_plan
     from recipes.run import run_recipe
 
-    executor = ExecutorSettings(workers)
+    place = choose_executor(workers, executor, cluster, wait, recipe)
     sets = {"sts": sts, "retrieval": retrieval}
     given: dict[str, Any] = {kind: list(map(str, paths)) for kind, paths in sets.items() if paths}
     if benchmark is not None:
@@ -94,11 +101,11 @@ def run(
                 "a rehearsal makes its own catalog, model and evaluation sets; leave --catalog, "
                 "--model, --sts, --retrieval and --benchmark out"
             )
-        done = run_rehearsal(recipe, out, set or (), executor, say, _stages(stages))
+        done = run_rehearsal(recipe, out, set or (), place, say, _stages(stages))
     else:
         plan = load_plan(recipe, model, set or (), given)
         found = open_catalog(catalog)
-        done = run_recipe(plan, found, out, executor, say, _stages(stages))
+        done = run_recipe(plan, found, out, place, say, _stages(stages))
     say(f"model {done.model()}")
 
 

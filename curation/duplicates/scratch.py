@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from catalog.records import sync_file
+from catalog.records import process_name, sync_file
 from curation.duplicates.pairs import Ids, Pairs, unique_pairs
 from curation.texts import CodePoints, Offsets, Texts, kernel
 
@@ -21,7 +21,7 @@ LARGEST: Bound = ((1 << 63) - 1, (1 << 63) - 1)
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp.npy")
+    aside = path.with_name(f".{path.stem}.{process_name()}.tmp.npy")
     np.save(aside, array)
     sync_file(aside)
     aside.rename(path)

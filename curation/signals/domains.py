@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from catalog.records import process_name
 from curation.signals.batch import PairBatch, Side
 from curation.signals.registry import Columns, Family, Measure
 from curation.signals.settings import SignalSettings, digest
@@ -119,7 +120,7 @@ def _read_archive(archive: Path) -> Hashes:
 def _write(hashes: Hashes, path: Path) -> None:
     """Write aside and rename: two processes may both make it, and the content is the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{process_name()}.tmp")
     with aside.open("wb") as file:
         np.save(file, hashes)
         file.flush()

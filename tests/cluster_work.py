@@ -1,0 +1,33 @@
+"""Work that must end the same wherever its tasks run: curation and mining of a tiny corpus."""
+
+from pathlib import Path
+from typing import Any
+
+from catalog.executors import ExecutorSettings
+from catalog.lake import Catalog
+from catalog.snapshots import create_snapshot
+from curation.curate import curate
+from curation.demo import generate
+from curation.ingest import find_sources, ingest_files
+from curation.recipes import load_recipe, load_sources
+from mining.embed import embed
+from mining.encoder import LEXICAL, SIDES, EncoderSettings
+from mining.mine import MineSettings, mine
+from mining.score import score
+from tests.tiny_catalog import fetch
+
+
+def curate_and_mine(folder: Path, executor: ExecutorSettings) -> list[Any]:
+    """Return the snapshot's digest and every candidate with its score."""
+    corpus = generate(folder / "raw", 120)
+    catalog = Catalog.create(str(folder / "corpus"))
+    ingest_files(catalog, find_sources(recipe=load_sources(corpus.recipe)), executor=executor)
+    curate(catalog, load_recipe("conan-v1"), executor)
+    snapshot = create_snapshot(catalog, "v1")
+    encoder = EncoderSettings(LEXICAL)
+    for side in SIDES:
+        embed(catalog, snapshot, encoder, side, executor)
+    score(catalog, snapshot, encoder, executor)
+    mine(catalog, snapshot, MineSettings(depth=10), encoder, executor)
+    candidates = "query_id, passage_ids, scores, filtered_by from candidates order by query_id"
+    return [snapshot.digest, *fetch(catalog, f"select {candidates}")]

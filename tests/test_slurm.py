@@ -1,0 +1,194 @@
+"""Tasks on a real Slurm of one node: lost ones run again, queued ones are not submitted twice."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catalog.errors import CatalogError, TasksPendingError
+from catalog.executor_options import choose_executor
+from catalog.executors import ExecutorSettings, TasksFailedError, run_tasks
+from catalog.jobs import Job, open_job
+from catalog.lake import Catalog
+from catalog.slurm import SlurmSettings
+from catalog.stage import Stage
+from tests.cluster_steps import STAGE, WriteRows, rows_of
+from tests.cluster_work import curate_and_mine
+from tests.processes import CONTEXT
+from tests.tiny_catalog import fetch
+
+SCRIPT = Path(__file__).parent / "services" / "slurm.sh"
+ROOT = Path(__file__).parent.parent
+WAIT_S = 120
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))),
+        reason="Slurm and munge are not installed",
+    ),
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Slurm of one's own needs root"),
+]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm() -> Iterator[None]:
+    """Start a node whose arrays hold two tasks, so that stages need several."""
+    folder = Path("/tmp") / f"lode-slurm-{os.getpid()}"  # a socket's path may have 107 characters
+    settings = {
+        "SLURM_BASE": str(folder), "SLURM_MAX_ARRAY": "2",
+        "SLURM_CTLD_PORT": free_port(), "SLURM_SLURMD_PORT": free_port(),
+    }  # fmt: skip
+    environment = {**os.environ, **settings}
+    subprocess.run(["bash", str(SCRIPT), "start"], check=True, env=environment)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv("PYTHONPATH", str(ROOT))  # nodes import the steps of the tests
+        yield
+        subprocess.run(["scancel", "--me"], check=False)
+    subprocess.run(["bash", str(SCRIPT), "stop"], check=True, env=environment)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def on_slurm(**settings: object) -> ExecutorSettings:
+    return ExecutorSettings(cluster=SlurmSettings(poll_s=0.2, partition="cpu", **settings))
+
+
+def run(job: Job, notes: Path, tasks: int, executor: ExecutorSettings) -> None:
+    run_tasks(job, STAGE, [WriteRows(job.output, notes)], tasks, executor)
+
+
+def times_run(notes: Path, tasks: int) -> list[int]:
+    paths = [notes / f"ran-{task}" for task in range(tasks)]
+    return [len(path.read_text().split()) if path.exists() else 0 for path in paths]
+
+
+def wait_until_run(notes: Path, *tasks: int) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not all((notes / f"ran-{task}").exists() for task in tasks):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def committed_ids(catalog: Catalog) -> list[int]:
+    return [number for (number,) in fetch(catalog, "select pair_id from text_ids order by all")]
+
+
+def ids_of(tasks: int) -> list[int]:
+    return [number for task in range(tasks) for number in rows_of(task)["pair_id"].to_pylist()]
+
+
+def cancel_when_run(notes: Path, task: int) -> None:
+    """Cancel the array that holds a task, as soon as the task runs."""
+    wait_until_run(notes, task)
+    listed = subprocess.run(
+        ["squeue", "--noheader", "--array", "--format=%i %j %K"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for line in listed.splitlines():
+        number, name, index = line.split()
+        if int(name.rpartition("-")[2]) + int(index) == task:
+            subprocess.run(["scancel", number], check=True)
+
+
+def test_failed_and_cancelled_tasks_run_again_and_only_they(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    (tmp_path / "fail-0").touch()
+    (tmp_path / "hold-2").touch()
+    canceller = threading.Thread(target=cancel_when_run, args=(tmp_path, 2))
+    canceller.start()
+    with open_job(catalog, "write", {}, {}) as job:
+        with pytest.raises(TasksFailedError) as caught:
+            run(job, tmp_path, 3, on_slurm())
+        canceller.join()
+        assert "2 of 3 tasks of stage 'write'" in str(caught.value)
+        assert re.search(r"task 0 on \S+: ValueError: row 0 is damaged", str(caught.value))
+        assert re.search(r"task 2 on Slurm: .*CANCELLED", str(caught.value))
+        for fault in ("fail-0", "hold-2"):
+            (tmp_path / fault).unlink()
+        run(job, tmp_path, 3, on_slurm())
+        job.commit()
+    assert times_run(tmp_path, 3) == [2, 1, 2]
+    assert committed_ids(catalog) == ids_of(3)
+
+
+def submit_and_wait(url: str, notes: str) -> None:
+    with open_job(Catalog.open(url), "write", {}, {}) as job:
+        run(job, Path(notes), 2, on_slurm())
+
+
+def test_tasks_of_a_killed_submitter_are_neither_lost_nor_submitted_twice(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    for task in range(2):
+        (tmp_path / f"hold-{task}").touch()
+    submitter = CONTEXT.Process(target=submit_and_wait, args=(catalog.location.url, str(tmp_path)))
+    submitter.start()
+    wait_until_run(tmp_path, 0)
+    submitter.kill()
+    submitter.join()
+    with open_job(catalog, "write", {}, {}) as job:
+        stage = Stage(job.output, STAGE, 2, [])
+        assert on_slurm().cluster.running(stage) == {0, 1}
+        with pytest.raises(TasksPendingError, match="0 of 2 tasks done, 0 submitted now, 2 in"):
+            run(job, tmp_path, 2, on_slurm(wait=False))
+        for task in range(2):
+            (tmp_path / f"hold-{task}").unlink()
+        run(job, tmp_path, 2, on_slurm())
+        job.commit()
+    assert times_run(tmp_path, 2) == [1, 1]
+    assert committed_ids(catalog) == ids_of(2)
+
+
+def test_a_node_that_does_not_see_the_catalog_is_named(catalog: Catalog, tmp_path: Path) -> None:
+    with open_job(catalog, "write", {}, {}) as job:
+        stage = Stage(job.output, STAGE, 1, [WriteRows(job.output, tmp_path)])  # and not saved
+        failures = on_slurm().cluster.run(stage, [0])
+    assert re.search(r"node \S+: cannot see \S+write\.pickle; .* all nodes share", str(failures[0]))
+
+
+def test_slurm_itself_says_what_is_wrong_before_any_work() -> None:
+    with pytest.raises(CatalogError, match="sbatch refused: .*[Ii]nvalid partition"):
+        choose_executor(1, "slurm", ["partition=nowhere"], True)
+    with pytest.raises(CatalogError, match="sbatch refused: .*[Ii]nvalid.*time"):
+        choose_executor(1, "slurm", ["partition=cpu", "time=soon"], True)
+    assert choose_executor(1, "slurm", ["partition=cpu", "time=00:10:00"], True).cluster
+
+
+def test_curation_and_mining_end_as_they_do_here(tmp_path: Path) -> None:
+    here = curate_and_mine(tmp_path / "here", ExecutorSettings(1))
+    assert curate_and_mine(tmp_path / "slurm", on_slurm()) == here
+
+
+def test_the_command_can_end_and_be_run_again(catalog: Catalog, tmp_path: Path) -> None:
+    source = tmp_path / "pairs.jsonl"
+    source.write_text('{"query": "今天天气怎么样", "positive": "今天晴，最高气温二十度。"}\n')
+    command = [
+        sys.executable, "-m", "lode", "ingest", str(source), "-c", catalog.location.url,
+        "--executor", "slurm", "--no-wait",
+    ]  # fmt: skip
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 75, first.stderr
+    assert "1 submitted now" in first.stderr
+    deadline = time.monotonic() + WAIT_S
+    while (done := subprocess.run(command, capture_output=True, text=True)).returncode == 75:
+        assert "0 submitted now, 1 in Slurm's queue" in done.stderr
+        assert time.monotonic() < deadline
+    assert done.returncode == 0, done.stderr
+    assert fetch(catalog, "select query from pairs") == [("今天天气怎么样",)]
