@@ -1,11 +1,10 @@
 """Resumable jobs: tasks write Parquet files aside, one commit makes all of them visible.
 
 A job is named by what it does (kind, settings, inputs), so the same command finds its own earlier
-work.
-Its tasks write whole files under names derived from (job, task), fsync and rename them, and leave a
-manifest; workers need no database. The commit registers every file and the record of the job in one
-transaction. A file that is registered already is never registered again: DuckLake would silently
-double its rows.
+work. Its tasks write whole files under names derived from (job, task), publish them (a synced
+rename, or an upload to S3) and leave a manifest; workers need no database. The commit registers
+every file and the record of the job in one transaction. A file that is registered already is never
+registered again: DuckLake would silently double its rows.
 
     with open_job(catalog, "signals", settings, inputs) as job:
         if not job.is_committed():
@@ -32,16 +31,8 @@ import pyarrow.parquet as pq
 from catalog import duck
 from catalog.errors import CatalogError, JobBusyError
 from catalog.lake import LAKE, Catalog, scalar
-from catalog.records import (
-    checksum,
-    now,
-    process_name,
-    sync_file,
-    sync_folder,
-    to_json,
-    write_json,
-    writing,
-)
+from catalog.records import checksum, now, to_json, write_json, writing
+from catalog.storage import Storage, open_storage
 from catalog.version import code_version
 
 # One row group is what a reader decodes at once; DuckDB's own size, so its threads share files
@@ -113,6 +104,7 @@ class TaskOutput:
     task: int
     notes: dict[str, int] = field(default_factory=dict)
     _writers: dict[str, "_TableWriter"] = field(default_factory=dict)
+    _opened: Storage | None = None
 
     def write(self, table: str, rows: pa.Table | pa.RecordBatch) -> None:
         """Append rows to a table; its first rows fix the schema."""
@@ -122,9 +114,15 @@ class TaskOutput:
             writer = self._writers.get(table)
             if writer is None:
                 name = f"{self.place.job_id}-{self.stage}-{self.task:05d}"
-                writer = _TableWriter(Path(self.place.data), table, name, rows.schema)
+                writer = _TableWriter(self._storage(), self.place.folder, table, name, rows.schema)
                 self._writers[table] = writer
             writer.write(rows)
+
+    def _storage(self) -> Storage:
+        # Opened where the task runs: credentials never travel.
+        if self._opened is None:
+            self._opened = open_storage(self.place.data)
+        return self._opened
 
     def note(self, name: str, amount: int = 1) -> None:
         """Add to a count that the commit will read."""
@@ -158,15 +156,16 @@ class TaskOutput:
 
 
 class _TableWriter:
-    """Writes the rows of one table as a run of Parquet files, aside, then fsynced and renamed."""
+    """Writes the rows of one table as a run of Parquet files, aside, then published."""
 
-    def __init__(self, data: Path, table: str, name: str, schema: pa.Schema) -> None:
-        self.data, self.table, self.name, self.schema = data, table, name, schema
-        self.folder = data / "main" / table
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.finished: list[tuple[Path, Path, int]] = []  # aside, final, rows
+    def __init__(
+        self, storage: Storage, work: Path, table: str, name: str, schema: pa.Schema
+    ) -> None:
+        self.storage, self.work = storage, work
+        self.table, self.name, self.schema = table, name, schema
+        self.finished: list[tuple[Path, str, int]] = []  # aside, path in the storage, rows
         self.writer: pq.ParquetWriter | None = None
-        self.aside = self.folder
+        self.aside = work
         self.rows = 0
         self.pending: list[pa.Table] = []
         self.pending_rows = 0
@@ -197,16 +196,15 @@ class _TableWriter:
             self.pending = []
         self._close_part()
         written = []
-        for aside, final, rows in self.finished:
-            digest = checksum(aside)
-            sync_file(aside)
-            if keep_existing and final.exists():
-                aside.unlink()
+        for aside, path, rows in self.finished:
+            digest, size = checksum(aside), aside.stat().st_size
+            there = self.storage.find(path) if keep_existing else None
+            if there is None:
+                self.storage.publish(aside, path)
             else:
-                aside.rename(final)
-            relative = str(final.relative_to(self.data))
-            written.append(WrittenFile(self.table, relative, rows, final.stat().st_size, digest))
-        sync_folder(self.folder)
+                aside.unlink()
+                size = there.bytes
+            written.append(WrittenFile(self.table, path, rows, size, digest))
         return written
 
     def discard(self) -> None:
@@ -215,14 +213,12 @@ class _TableWriter:
             with contextlib.suppress(OSError, pa.ArrowException):
                 self.writer.close()
             self.aside.unlink(missing_ok=True)
-        for aside, _final, _rows in self.finished:
+        for aside, _path, _rows in self.finished:
             aside.unlink(missing_ok=True)
 
     def _write_group(self, rows: pa.Table) -> None:
         if self.writer is None:
-            part = len(self.finished)
-            # The name keeps a worker that outlived its parent, or its node's job, off our file.
-            self.aside = self.folder / f".{self.name}-{part:03d}.{process_name()}.tmp"
+            self.aside = self.storage.aside(self._path(), self.work)
             self.writer = pq.ParquetWriter(
                 self.aside,
                 self.schema,
@@ -235,6 +231,9 @@ class _TableWriter:
         if self.rows >= FILE_MAX_ROWS:
             self._close_part()
 
+    def _path(self) -> str:
+        return f"main/{self.table}/{self.name}-{len(self.finished):03d}.parquet"
+
     def _dictionary_columns(self) -> list[str]:
         # Texts and keys are almost all distinct: a dictionary costs a hash table and saves nothing.
         plain = {"query", "positive", "negatives", "meta", "url", "raw"}
@@ -244,8 +243,7 @@ class _TableWriter:
         if self.writer is None:
             return
         self.writer.close()
-        final = self.folder / f"{self.name}-{len(self.finished):03d}.parquet"
-        self.finished.append((self.aside, final, self.rows))
+        self.finished.append((self.aside, self._path(), self.rows))
         self.writer, self.rows = None, 0
 
 
@@ -331,7 +329,7 @@ class Job:
 
     def close_folder(self) -> None:
         """Drop what only a re-run would need; logs stay until ``lode gc``."""
-        for name in ("progress", "scratch", "manifests", "stages", "failures"):
+        for name in ("progress", "scratch", "aside", "manifests", "stages", "failures"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         write_json(self.folder / "committed.json", {"finished_at": now().isoformat()})
 

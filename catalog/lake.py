@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from catalog import duck, migrations, views
+from catalog import duck, migrations, s3, views
 from catalog.errors import CatalogError, CatalogMissingError
 from catalog.location import Location, resolve
 from catalog.records import writing
@@ -32,8 +32,10 @@ class Catalog:
         catalog = cls(resolve(url))
         with writing(catalog.location.url):
             catalog.location.work.mkdir(parents=True, exist_ok=True)
-            if "://" not in catalog.location.data:
+            if not catalog.location.is_on_s3:
                 Path(catalog.location.data).mkdir(parents=True, exist_ok=True)
+        if catalog.location.is_on_s3:
+            s3.Bucket.of(catalog.location.data).require()
         catalog._transact(_create_tables, is_new=True)
         return cls.open(url)
 
@@ -52,6 +54,7 @@ class Catalog:
                     f"{location.url} holds a lake without Lode's tables; "
                     f"run: lode init {location.url}"
                 )
+            _check_data(connection, location)
             found = migrations.version_of(connection)
             outdated = migrations.is_outdated(found)
         if outdated:
@@ -86,7 +89,7 @@ class Catalog:
     def extensions(self) -> list[str]:
         """The extensions of DuckDB that this catalog's URL needs."""
         metadata = "sqlite_scanner" if self.location.is_local else "postgres_scanner"
-        remote = ["httpfs"] if self.location.data.startswith("s3://") else []
+        remote = ["httpfs"] if self.location.is_on_s3 else []
         return ["ducklake", metadata, *remote]
 
     @contextlib.contextmanager
@@ -134,8 +137,8 @@ class Catalog:
         with contextlib.suppress(OSError):  # a reader of a read-only folder may never spill
             self.spill_folder.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last one only
         try:
-            if "httpfs" in self.extensions:
-                connection.execute("create secret (type s3, provider config)")
+            if self.location.is_on_s3:
+                s3.sign_in(connection)
             connection.execute(f"set temp_directory = {duck.quote(str(spill))}")
             attach = self.attach_sql(read_only=read_only, version=version)
             try:
@@ -198,6 +201,19 @@ def _transaction(connection: duck.Connection, change: Callable[[duck.Connection]
             connection.execute("rollback")
         raise
     return result
+
+
+def _check_data(connection: duck.Connection, location: Location) -> None:
+    """Refuse to look for files where they are not: a moved folder is seen by all, a bucket not."""
+    row = connection.execute(
+        f"select value from __ducklake_metadata_{LAKE}.ducklake_metadata where key = 'data_path'"
+    ).fetchone()
+    made = row[0].rstrip("/") if row else location.data
+    if made != location.data and (made.startswith("s3://") or location.is_on_s3):
+        raise CatalogError(
+            f"the data of {location.url} is at {made}, not at {location.data}; "
+            f"name the catalog with data={made}"
+        )
 
 
 def _has_table(connection: duck.Connection, name: str) -> bool:

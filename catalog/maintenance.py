@@ -1,5 +1,6 @@
 """Keeping a catalog clean: orphans of killed jobs, old versions, and a check of every promise."""
 
+import posixpath
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from catalog import duck
 from catalog.jobs import is_registered, is_running
 from catalog.lake import LAKE, Catalog, table_names
-from catalog.records import checksum
+from catalog.storage import Storage, StoredFile, open_storage
 
 # An unfinished job may be resumed: its files are left alone for this long.
 KEEP_UNFINISHED_S = 7 * 24 * 3600
@@ -21,7 +22,7 @@ DAY_S = 24 * 3600
 class Cleaned:
     """What a clean-up removed, or would remove."""
 
-    files: list[Path] = field(default_factory=list)
+    files: list[StoredFile] = field(default_factory=list)
     jobs: list[Path] = field(default_factory=list)
     bytes: int = 0
 
@@ -37,7 +38,8 @@ def collect_garbage(
     limit = time.time() - older_than_s
     # In this order no commit slips through: a file that is registered after the files were listed
     # belongs to a job that was alive then, or is found registered at last.
-    data_files = _data_files(catalog)
+    storage = open_storage(catalog.location.data)
+    stored = storage.files()
     with catalog.reader() as connection:
         alive = set()
         for folder in _folders(catalog.jobs_folder):
@@ -47,17 +49,18 @@ def collect_garbage(
             else:
                 cleaned.jobs.append(folder)
         registered = _registered_paths(catalog, connection)
-    for path in data_files:
-        if path in registered or _job_of(path) in alive or not path.exists():
+    for file in stored:
+        is_needed = file.upload is None and file.path in registered
+        if is_needed or _job_of(file.path) in alive:
             continue
-        if path.stat().st_mtime > limit and not _is_known_job(path, cleaned.jobs):
+        if file.modified > limit and not _is_known_job(file.path, cleaned.jobs):
             continue
-        cleaned.files.append(path)
-        cleaned.bytes += path.stat().st_size
+        cleaned.files.append(file)
+        cleaned.bytes += file.bytes
     spilled = [f for f in _folders(catalog.spill_folder) if _newest_change(f) < time.time() - DAY_S]
     if not dry_run:
-        for path in cleaned.files:
-            path.unlink(missing_ok=True)
+        for file in cleaned.files:
+            storage.delete(file)
         for folder in [*cleaned.jobs, *spilled]:
             shutil.rmtree(folder, ignore_errors=True)
     return cleaned
@@ -121,12 +124,12 @@ def _damaged_files(
 ) -> list[str]:
     """Compare every file that a version of the lake uses with what was registered."""
     rows = connection.execute("select path, bytes, xxh3 from task_files order by path").fetchall()
-    live = {str(p) for p in _registered_paths(catalog, connection)}
+    live = _registered_paths(catalog, connection)
+    storage = open_storage(catalog.location.data)
     problems: list[str] = []
-    for done, (relative, size, digest) in enumerate(rows, start=1):
-        path = Path(catalog.location.data) / relative
-        if str(path) in live:
-            problems += _file_problems(path, size, digest if checksums else None)
+    for done, (path, size, digest) in enumerate(rows, start=1):
+        if path in live:
+            problems += _file_problems(storage, path, size, digest if checksums else None)
         if progress is not None:
             progress("check", done)
     return problems
@@ -173,18 +176,19 @@ def _strangers(connection: duck.Connection) -> Iterator[str]:
             yield f"table {table}: {row[0]:,} rows belong to no pair"
 
 
-def _file_problems(path: Path, size: int, digest: str | None) -> Iterator[str]:
-    if not path.exists():
-        yield f"{path} is missing"
-    elif path.stat().st_size != size:
-        yield f"{path} has {path.stat().st_size:,} bytes; {size:,} were registered"
-    elif digest is not None and checksum(path) != digest:
-        yield f"{path} has changed since it was registered (checksum differs)"
+def _file_problems(storage: Storage, path: str, size: int, digest: str | None) -> Iterator[str]:
+    found, place = storage.find(path), storage.place(path)
+    if found is None:
+        yield f"{place} is missing"
+    elif found.bytes != size:
+        yield f"{place} has {found.bytes:,} bytes; {size:,} were registered"
+    elif digest is not None and storage.checksum(path) != digest:
+        yield f"{place} has changed since it was registered (checksum differs)"
 
 
-def _registered_paths(catalog: Catalog, connection: duck.Connection) -> set[Path]:
-    """Name every data file that any version of the lake still uses."""
-    data = Path(catalog.location.data)
+def _registered_paths(catalog: Catalog, connection: duck.Connection) -> set[str]:
+    """Name every file of the data that any version of the lake still uses."""
+    data = catalog.location.data.rstrip("/") + "/"
     rows = connection.execute(
         f"""
         select f.path, f.path_is_relative, t.path, t.path_is_relative, s.path
@@ -199,14 +203,9 @@ def _registered_paths(catalog: Catalog, connection: duck.Connection) -> set[Path
         """
     ).fetchall()
     return {
-        data / schema / table / path if relative else Path(path)
+        posixpath.join(schema, table, path) if relative else path.removeprefix(data)
         for path, relative, table, _table_relative, schema in rows
     }
-
-
-def _data_files(catalog: Catalog) -> list[Path]:
-    data = Path(catalog.location.data)
-    return sorted(p for p in data.rglob("*") if p.is_file())
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -215,16 +214,17 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir())
 
 
-def _job_of(path: Path) -> str:
-    """Read the job's name out of ``signals-0123456789ab-stage-00000-000.parquet``."""
-    parts = path.name.lstrip(".").split("-")
+def _job_of(path: str) -> str:
+    """Read the job's name out of ``…/signals-0123456789ab-stage-00000-000.parquet``."""
+    name = posixpath.basename(path)
+    parts = name.lstrip(".").split("-")
     for position, part in enumerate(parts):
         if len(part) == 12 and all(c in "0123456789abcdef" for c in part):
             return "-".join(parts[: position + 1])
-    return path.name
+    return name
 
 
-def _is_known_job(path: Path, jobs: list[Path]) -> bool:
+def _is_known_job(path: str, jobs: list[Path]) -> bool:
     return any(_job_of(path) == job.name for job in jobs)
 
 

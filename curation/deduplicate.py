@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-import pyarrow.parquet as pq
-
 from catalog import duck
 from catalog.errors import CatalogError
 from catalog.executors import ExecutorSettings, ProgressCallback, run_tasks
@@ -24,6 +22,7 @@ from catalog.files import first_pair_id
 from catalog.jobs import Job, open_job
 from catalog.lake import LAKE, Catalog, current_version
 from catalog.schema import FILE_SHIFT
+from catalog.storage import open_parquet
 from curation.duplicates import DuplicateSettings
 from curation.duplicates.neighbors import BAND
 from curation.duplicates.steps import (
@@ -171,7 +170,7 @@ def _row_groups(connection: duck.Connection, table: str) -> list[tuple[str, int,
     ).fetchall()
     groups = []
     for (path,) in paths:
-        metadata = pq.read_metadata(path)
+        metadata = open_parquet(path).metadata
         for number in range(metadata.num_row_groups):
             groups.append((path, number, metadata.row_group(number).num_rows))
     return groups

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
 from catalog import duck
@@ -23,6 +22,7 @@ from catalog.jobs import Job, JobOutput, Manifest, TaskOutput, open_job
 from catalog.lake import LAKE, Catalog, scalar
 from catalog.records import to_json
 from catalog.schema import BAND_KEYS, FILE_SHIFT, create_table_sql
+from catalog.storage import open_parquet
 from catalog.views import refresh_views
 from curation.minhash import MinHashSettings, band_keys
 from curation.signals import PairBatch, Signal, SignalSettings, compute, registered
@@ -144,7 +144,7 @@ class ReadPairs(PipelineStep):  # type: ignore[misc]
         live = pa.array(task["file_ids"], pa.int64())
         done = 0
         for path, group in task["groups"]:
-            rows = pq.ParquetFile(path).read_row_group(group, columns=list(READ_COLUMNS))
+            rows = open_parquet(path).read_row_group(group, columns=list(READ_COLUMNS))
             file_ids = pa.compute.shift_right(rows["pair_id"], FILE_SHIFT)
             rows = rows.filter(pa.compute.is_in(file_ids, live))
             for start in range(0, rows.num_rows, BATCH_ROWS):
@@ -269,7 +269,7 @@ def plan_tasks(catalog: Catalog, file_ids: set[int]) -> dict[str, object]:
     tasks: list[dict[str, Any]] = []
     for (path,) in rows:
         current: dict[str, Any] = {"groups": [], "rows": 0, "bytes": 0}
-        metadata = pq.read_metadata(path)
+        metadata = open_parquet(path).metadata
         for group in range(metadata.num_row_groups):
             found = metadata.row_group(group)
             if not _group_files(found) & file_ids:

@@ -89,7 +89,7 @@ def test_orphans_are_removed_and_what_can_be_resumed_is_kept(tmp_path: Path) -> 
     assert len(files) >= 2
     assert collect_garbage(catalog).files == []
     removed = collect_garbage(catalog, older_than_s=-1).files
-    assert [path.name.startswith(job.job_id) for path in removed] == [True]
+    assert [job.job_id in file.path for file in removed] == [True]
     assert counted(catalog) == (3, 3)
 
 
@@ -134,7 +134,7 @@ def test_a_task_that_cannot_finish_leaves_nothing_aside(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("catalog.jobs.sync_file", full)
+    monkeypatch.setattr("catalog.storage.sync_file", full)
     with (
         open_job(catalog, "full", {}, {}) as job,
         pytest.raises(CatalogError, match="No space"),

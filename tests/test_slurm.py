@@ -164,9 +164,9 @@ def test_a_node_that_does_not_see_the_catalog_is_named(catalog: Catalog, tmp_pat
 
 
 def test_slurm_itself_says_what_is_wrong_before_any_work() -> None:
-    with pytest.raises(CatalogError, match="sbatch refused: .*[Ii]nvalid partition"):
+    with pytest.raises(CatalogError, match=r"sbatch refused: .*[Ii]nvalid partition"):
         choose_executor(1, "slurm", ["partition=nowhere"], True)
-    with pytest.raises(CatalogError, match="sbatch refused: .*[Ii]nvalid.*time"):
+    with pytest.raises(CatalogError, match=r"sbatch refused: .*[Ii]nvalid.*time"):
         choose_executor(1, "slurm", ["partition=cpu", "time=soon"], True)
     assert choose_executor(1, "slurm", ["partition=cpu", "time=00:10:00"], True).cluster
 

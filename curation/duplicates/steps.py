@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
 from catalog.jobs import JobOutput, TaskOutput
+from catalog.storage import open_parquet
 from curation.duplicates.buckets import bucket_pairs
 from curation.duplicates.edges import edge_table, verify
 from curation.duplicates.graph import EdgeGraph
@@ -44,7 +44,7 @@ class RowGroup:
 
     def read(self, *columns: str) -> pa.Table:
         """Read some columns."""
-        return pq.ParquetFile(self.path).read_row_group(self.number, columns=list(columns))
+        return open_parquet(self.path).read_row_group(self.number, columns=list(columns))
 
 
 @dataclass(frozen=True)
