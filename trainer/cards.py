@@ -1,11 +1,13 @@
 """Model cards: what a checkpoint was trained from, so that it can be made again."""
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from catalog.pack import Pack
 from catalog.version import code_version
 from trainer.checkpoints import Progress
+from trainer.pretrain_settings import PretrainSettings
 from trainer.settings import ContrastiveTask, TrainSettings
 
 if TYPE_CHECKING:
@@ -47,6 +49,44 @@ def write_card(
         "",
         "```json",
         json.dumps(settings.to_document(), ensure_ascii=False, indent=1, default=str),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_pretraining_card(
+    place: "RunPlace", settings: PretrainSettings, pack: Pack, progress: Progress, steps: int
+) -> str:
+    """Write the card of a checkpoint of pre-training."""
+    snapshot, mask = place.snapshot, settings.mask
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        "---",
+        "",
+        f"# {place.name}",
+        "",
+        f"Pre-trained by Lode ({code_version()}) with RetroMAE (arXiv 2205.12035) from "
+        f"`{settings.model.base}`: step {progress.step:,} of {steps:,}, "
+        f"{_processes_line(progress)}, {settings.precision}. A base for training, no finished "
+        "embedding model.",
+        "",
+        "## Data",
+        "",
+        f"{pack.num_texts('passage'):,} passages of snapshot `{snapshot.name}`, digest "
+        f"`{snapshot.digest}`, policy `{snapshot.policy.name}` version {snapshot.policy_version}.",
+        f"Hidden: {mask.encoder_share:g} of the encoder's tokens, {mask.decoder_share:g} of the "
+        f"decoder's; whole words: {mask.words}.",
+        "",
+        "| source | license |",
+        "|---|---|",
+        *_license_lines(place, pack),
+        "",
+        "## Settings",
+        "",
+        "```json",
+        json.dumps(asdict(settings), ensure_ascii=False, indent=1),
         "```",
     ]
     return "\n".join(lines) + "\n"

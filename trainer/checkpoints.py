@@ -15,19 +15,20 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from catalog.errors import CatalogError
 from catalog.records import sync_file, sync_folder, write_json, writing
 from trainer.engine import Engine, is_first_process
+from trainer.model import EmbeddingModel
 from trainer.model_export import save_model
 from trainer.negatives import DynamicNegatives, load_negatives, save_negatives
 from trainer.processes import count as count_all
-from trainer.step import Trained
 
 LINK: Final = "checkpoint"
 TRAINING: Final = "training"
@@ -49,6 +50,18 @@ class Progress:
     processes: ProcessCounts
 
 
+class Learner(Protocol):
+    """What is trained: the model, and beside it what only training needs of learned weights."""
+
+    @property
+    def model(self) -> EmbeddingModel:
+        """What others load."""
+
+    @property
+    def losses(self) -> nn.Module:
+        """What stays with the state of the training."""
+
+
 def note_processes(counts: ProcessCounts, since: int, processes: int) -> ProcessCounts:
     """Add a number of processes to those that a run has had, where it is another one."""
     if counts and counts[-1][1] == processes:
@@ -59,7 +72,7 @@ def note_processes(counts: ProcessCounts, since: int, processes: int) -> Process
 def save_checkpoint(
     run: Path,
     progress: Progress,
-    trained: Trained,
+    trained: Learner,
     engine: Engine,
     negatives: DynamicNegatives | None,
     card: str,
@@ -91,7 +104,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path,
-    trained: Trained,
+    trained: Learner,
     engine: Engine,
     negatives: DynamicNegatives | None,
     pack_key: str,

@@ -1,4 +1,4 @@
-"""Commands of training: train, make a new model, evaluate, and compare runs."""
+"""Commands of training: pre-train, train, make a new model, evaluate, and compare runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add training's commands to the command line."""
     app.command()(train)
+    app.command()(pretrain)
     app.command("new-model")(new_model)
     app.command()(evaluate)
     app.add_typer(runs_app, name="runs")
@@ -76,6 +77,49 @@ def train(
         place = RunPlace(out, found, chosen, run, pack)
     newest = run_training(place, settings, say)
     say(f"model {newest}")
+
+
+def pretrain(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
+    ] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Snapshot whose passages are read.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; it names the run.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Base model (default: the recipe's).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="SETTING=VALUE of [pretrain], such as mask.words=jieba."),
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="Folder of the pack (default: beside the catalog's work).")
+    ] = None,
+    catalog: CatalogOption = None,
+) -> None:
+    """Pre-train an encoder with RetroMAE on a snapshot's passages; run it again: it goes on."""
+    from trainer.pretrain_settings import load_pretraining
+    from trainer.pretraining import pretrain as run_pretraining
+    from trainer.resume import load_pretraining_run
+    from trainer.run_folder import RunPlace
+    from trainer.settings import change_settings
+
+    if resume is not None:
+        place, settings = load_pretraining_run(resume, catalog)
+    else:
+        if recipe is None or out is None or snapshot is None:
+            raise CatalogError("give a recipe, --snapshot and --out; or --resume alone")
+        changes: dict[str, Any] = {"steps": steps, "seed": seed}
+        given = {name: value for name, value in changes.items() if value is not None}
+        settings = load_pretraining(recipe, model, change_settings(given, set or ()))
+        found = open_catalog(catalog)
+        place = RunPlace(out, found, load_snapshot(found, snapshot), pack_folder=pack)
+    say(f"model {run_pretraining(place, settings, say)}")
 
 
 def evaluate(

@@ -206,6 +206,12 @@ class DeepSpeedEngine(Engine):
             raise ValueError(f"{folder} has no state of DeepSpeed; it was written by plain torch")
 
 
+def make_engine(name: str, module: nn.Module, settings: OptimizerSettings) -> Engine:
+    """Make the engine that settings name: ``torch`` or ``deepspeed``."""
+    kind = DeepSpeedEngine if name == "deepspeed" else TorchEngine
+    return kind(module, settings)
+
+
 def make_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
     """Make AdamW; biases and norms are not decayed, as in BERT's own training."""
     decayed: list[nn.Parameter] = []

@@ -101,10 +101,16 @@ class EmbeddingModel(nn.Module):
             # A graph of all weights: this process has a gradient to send, too, and it is 0.
             weights = [weight.sum() for weight in self.parameters() if weight.requires_grad]
             return torch.zeros((0, self.width), device=self.device) + torch.stack(weights).sum()
-        with self._autocast():
+        with self.autocast():
             found = [self._run(tokens.take(rows)) for rows in batches]
         order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(self.device)
         return torch.cat(found)[order]
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in the model's precision within this context."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.precision))
 
     def _add_head(self, head: nn.Module) -> None:
         """Add a head where published models have theirs: before a last normalisation."""
@@ -118,11 +124,6 @@ class EmbeddingModel(nn.Module):
             lengths_N = torch.from_numpy(batch.lengths)
             pooled_ND: Tensor = self.heads(pool(hidden_TD, lengths_N, self.folder.pooling))
         return pooled_ND
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.precision))
 
 
 def seed_step(seed: int, step: int, process: int) -> None:

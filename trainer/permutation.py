@@ -95,7 +95,7 @@ class Permutation:
 
 
 @kernel
-def _mix(value: Number) -> Number:
+def mix(value: Number) -> Number:
     """Return one step of splitmix64 (Steele, Lea and Flood 2014), as ``mining.draws`` does."""
     mixed = value + _GOLDEN
     mixed = (mixed ^ (mixed >> _30)) * _FIRST
@@ -115,7 +115,7 @@ def _sides(n: Number) -> tuple[Number, Number]:
 @kernel
 def _below(limit: Number, key: Number, step: int, half: Number) -> Number:
     """Return the hash of a half in one round, as a number below ``limit``."""
-    return ((_mix(_mix(key + np.uint64(step)) ^ half) >> _32) * limit) >> _32
+    return ((mix(mix(key + np.uint64(step)) ^ half) >> _32) * limit) >> _32
 
 
 @kernel
@@ -151,7 +151,7 @@ def _endless(keys: Keys, sizes: Ids, sources: Ids, positions: Ids, rows: Ids) ->
     for i in range(len(rows)):
         n = np.uint64(sizes[sources[i]])
         position = np.uint64(positions[i])
-        key = _mix(keys[sources[i]] ^ _mix(position // n))
+        key = mix(keys[sources[i]] ^ mix(position // n))
         rows[i] = np.int64(_forward(n, key, position % n))
 
 
@@ -181,12 +181,12 @@ def _endless_near(
     for i in range(len(rows)):
         n = np.uint64(sizes[sources[i]])
         position = np.uint64(positions[i])
-        key = _mix(keys[sources[i]] ^ _mix(position // n))
+        key = mix(keys[sources[i]] ^ mix(position // n))
         shard, place = _part(n, shard_rows, key, position % n)
         n = min(n - shard, shard_rows)
-        key = _mix(key ^ _mix(shard))
+        key = mix(key ^ mix(shard))
         buffer = place // buffer_rows * buffer_rows
         width = min(n - buffer, buffer_rows)
-        place = buffer + _forward(width, _mix(key ^ _mix(buffer)), place - buffer)
+        place = buffer + _forward(width, mix(key ^ mix(buffer)), place - buffer)
         block, within = _part(n, block_rows, key, place)
         rows[i] = np.int64(shard + block + within)

@@ -1,20 +1,36 @@
 """Resuming a run from its folder alone."""
 
 from pathlib import Path
+from typing import Any
 
 from catalog.errors import CatalogError
 from catalog.snapshots import load_snapshot
 from catalog.terminal import open_catalog
+from trainer.pretrain_settings import PretrainSettings, pretraining_from_document
 from trainer.run_folder import RunPlace
-from trainer.run_record import RUN_FILE, read_record
+from trainer.run_record import PRETRAIN, RUN_FILE, TRAIN, read_record
 from trainer.settings import TrainSettings, from_document
 
 
 def load_run(folder: Path, catalog: str | None = None) -> tuple[RunPlace, TrainSettings]:
     """Return where a run is and its settings; ``catalog`` says where the catalog is by now."""
+    place, document = _load(folder, TRAIN, catalog)
+    return place, from_document(folder / RUN_FILE, document)
+
+
+def load_pretraining_run(
+    folder: Path, catalog: str | None = None
+) -> tuple[RunPlace, PretrainSettings]:
+    """Return where a run of pre-training is, and its settings."""
+    place, document = _load(folder, PRETRAIN, catalog)
+    return place, pretraining_from_document(folder / RUN_FILE, document)
+
+
+def _load(folder: Path, kind: str, catalog: str | None) -> tuple[RunPlace, dict[str, Any]]:
     record = read_record(folder)
-    document = {key: value for key, value in record["settings"].items() if value is not None}
-    settings = from_document(folder / RUN_FILE, document)
+    own = record.get("kind", TRAIN)
+    if own != kind:
+        raise CatalogError(f"{folder} holds a run of lode {own}; resume it with lode {own}")
     found = open_catalog(catalog or record["catalog"])
     snapshot = load_snapshot(found, record["snapshot"])
     if snapshot.digest != record["snapshot_digest"]:
@@ -23,4 +39,5 @@ def load_run(folder: Path, catalog: str | None = None) -> tuple[RunPlace, TrainS
             f"{record['snapshot_digest']}; in {found.location.url} it has {snapshot.digest}"
         )
     pack = record["pack_folder"]
-    return RunPlace(folder, found, snapshot, pack_folder=pack and Path(pack)), settings
+    document = {key: value for key, value in record["settings"].items() if value is not None}
+    return RunPlace(folder, found, snapshot, pack_folder=pack and Path(pack)), document

@@ -24,7 +24,7 @@ from trainer.batches import Plan
 from trainer.cards import write_card
 from trainer.checkpoints import Progress
 from trainer.cosines import normalize
-from trainer.engine import DeepSpeedEngine, Engine, NotFiniteError, TorchEngine, lr_at
+from trainer.engine import NotFiniteError, lr_at, make_engine
 from trainer.live_candidates import LiveCandidates
 from trainer.metrics import MetricLog
 from trainer.model import EmbeddingModel, seed_step
@@ -66,7 +66,7 @@ class Session:
         self.steps = settings.steps or count_steps(settings, self.plan)
         self.start = checkpoints.newest_checkpoint(place.folder)
         self.trained = self._load_model()
-        self.engine = self._make_engine()
+        self.engine = make_engine(settings.engine, self.trained, settings.optimizer)
         # What settings can get wrong has raised by now: the folder stays free for better ones.
         claim_folder(place, self.record)
         self.live: LiveCandidates | None = None
@@ -223,11 +223,6 @@ class Session:
         losses = TaskLosses(self.settings, self.processes, groups)
         return Trained(loaded, losses).to(processes.device())
 
-    def _make_engine(self) -> Engine:
-        if self.settings.engine == "deepspeed":
-            return DeepSpeedEngine(self.trained, self.settings.optimizer)
-        return TorchEngine(self.trained, self.settings.optimizer)
-
     def _make_negatives(self) -> DynamicNegatives | None:
         task = self.settings.retrieval
         if task is not None and task.distillation and not self.pack.has_candidates:
@@ -292,7 +287,7 @@ def open_pack(place: RunPlace, settings: TrainSettings, say: Say) -> Pack:
         with place.catalog.reader() as connection:
             chosen = choose_run(connection, place.snapshot, place.candidates_run)
         mined = chosen.run_id if chosen else None
-    folder = place.pack_folder or _pack_folder(place, mined)
+    folder = place.pack_folder or pack_folder(place, mined)
     say(f"pack {folder}" + (f" with candidates of {mined}" if mined else " without candidates"))
     return build_pack(place.catalog, place.snapshot, folder, PackSettings(candidates_run=mined))
 
@@ -324,7 +319,8 @@ def count_steps(settings: TrainSettings, plan: Plan) -> int:
     )
 
 
-def _pack_folder(place: RunPlace, mined: str | None) -> Path:
+def pack_folder(place: RunPlace, mined: str | None) -> Path:
+    """Return where the pack of a run is, with the candidates of a mining run or without."""
     work = Path(os.environ.get("LODE_PACKS") or place.catalog.location.work / PACKS)
     return work / f"{place.snapshot.name}-{mined or 'plain'}"
 

@@ -7,6 +7,9 @@ from typing import Any, Final
 from catalog.errors import CatalogError
 
 RUN_FILE: Final = "run.json"
+# Kinds of runs, as the catalog's table of runs names them; a record without a kind is of training.
+TRAIN: Final = "train"
+PRETRAIN: Final = "pretrain"
 
 
 def find_record(folder: Path) -> dict[str, Any] | None:
