@@ -26,7 +26,7 @@ def write_card(
         f"# {place.name}",
         "",
         f"Trained by Lode ({code_version()}) from `{settings.model.base}`: step {progress.step:,} "
-        f"of {steps:,}, {_processes_line(progress)}, {settings.precision}.",
+        f"of {steps:,}, {processes_line(progress)}, {settings.precision}.",
         "",
         "## Data",
         "",
@@ -37,7 +37,7 @@ def write_card(
         "",
         "| source | license |",
         "|---|---|",
-        *_license_lines(place, pack),
+        *license_lines(place, pack),
         "",
         "## Tasks",
         "",
@@ -52,7 +52,7 @@ def write_card(
     return "\n".join(lines) + "\n"
 
 
-def _processes_line(progress: Progress) -> str:
+def processes_line(progress: Progress) -> str:
     """Say how many processes trained, and from which step on: sums are rounded by that."""
     parts = [f"{count} from step {since:,} on" for since, count in progress.processes]
     if len(parts) == 1:
@@ -60,7 +60,8 @@ def _processes_line(progress: Progress) -> str:
     return f"processes: {', '.join(parts)} (the order of the data went on)"
 
 
-def _license_lines(place: "RunPlace", pack: Pack) -> list[str]:
+def license_lines(place: "RunPlace", pack: Pack) -> list[str]:
+    """Write a row of a table for every source: its license."""
     with place.catalog.reader(place.snapshot.lake_version) as connection:
         rows = connection.execute("select source, any_value(license) from sources group by 1")
         known = dict(rows.fetchall())

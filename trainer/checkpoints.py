@@ -15,25 +15,35 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from catalog.errors import CatalogError
 from catalog.records import sync_file, sync_folder, write_json, writing
 from trainer.engine import Engine, is_first_process
-from trainer.model_export import save_model
 from trainer.negatives import DynamicNegatives, load_negatives, save_negatives
 from trainer.processes import count as count_all
-from trainer.step import Trained
 
 LINK: Final = "checkpoint"
 TRAINING: Final = "training"
 _STATE: Final = "state.json"
 _NEGATIVES: Final = "negatives.bin"
 _LOSSES: Final = "losses.safetensors"
+
+
+class Savable(Protocol):
+    """What is trained: a model, and losses with weights of their own, if they have any."""
+
+    @property
+    def losses(self) -> nn.Module:
+        """The losses; what they have learned is kept beside the model."""
+
+    def save_model(self, folder: Path, card: str) -> None:
+        """Write the model with its card as a folder that others load."""
 
 
 ProcessCounts = tuple[tuple[int, int], ...]
@@ -59,7 +69,7 @@ def note_processes(counts: ProcessCounts, since: int, processes: int) -> Process
 def save_checkpoint(
     run: Path,
     progress: Progress,
-    trained: Trained,
+    trained: Savable,
     engine: Engine,
     negatives: DynamicNegatives | None,
     card: str,
@@ -71,7 +81,7 @@ def save_checkpoint(
     with _writing_model(run):
         if is_first_process():
             shutil.rmtree(aside, ignore_errors=True)
-            save_model(trained.model, aside, card)
+            trained.save_model(aside, card)
             (aside / TRAINING).mkdir()
             save_file(trained.losses.state_dict(), aside / TRAINING / _LOSSES)
         _wait()
@@ -91,7 +101,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path,
-    trained: Trained,
+    trained: Savable,
     engine: Engine,
     negatives: DynamicNegatives | None,
     pack_key: str,

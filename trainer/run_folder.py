@@ -15,8 +15,10 @@ from catalog.version import code_version
 from trainer import processes
 from trainer.metrics import FILE as METRICS_FILE
 from trainer.run_record import RUN_FILE, find_record
-from trainer.settings import TrainSettings
 
+# Kinds of training runs in the table of runs; a record without one is of an embedding model.
+TRAIN: Final = "train"
+RERANK: Final = "rerank"
 # What a run leaves in its folder; without the record nobody can say which run's it is.
 _PARTS: Final = ("checkpoint-*", "live", "log", METRICS_FILE)
 # The catalog may move: what is trained on is named by digests.
@@ -39,7 +41,7 @@ class RunPlace:
         return self.folder.resolve().name
 
 
-def describe_run(place: RunPlace, settings: TrainSettings, pack: Pack) -> dict[str, Any]:
+def describe_run(place: RunPlace, settings: Any, pack: Pack) -> dict[str, Any]:
     """Return what makes a run this one, as plain data."""
     return {
         "catalog": place.catalog.location.url,
@@ -89,8 +91,8 @@ def record_end(place: RunPlace, record: dict[str, Any], steps: int) -> None:
     began = find_record(place.folder)
     assert began is not None
     row = [
-        place.name, "train", None, to_json(record), [], code_version(), began["started_at"], now(),
-        "finished", steps,
+        place.name, record.get("kind", TRAIN), None, to_json(record), [], code_version(),
+        began["started_at"], now(), "finished", steps,
     ]  # fmt: skip
 
     def insert(connection: duck.Connection) -> None:
@@ -102,8 +104,8 @@ def record_end(place: RunPlace, record: dict[str, Any], steps: int) -> None:
 
 
 def _is_finished(connection: duck.Connection, name: str) -> bool:
-    sql = "select count(*) from runs where run_id = ? and kind = 'train'"
-    return scalar(connection, sql, [name]) != 0
+    sql = "select count(*) from runs where run_id = ? and kind in (?, ?)"
+    return scalar(connection, sql, [name, TRAIN, RERANK]) != 0
 
 
 def _differences(prefix: str, there: dict[str, Any], record: dict[str, Any]) -> list[str]:
