@@ -114,7 +114,7 @@ def _load_transformer(
     auto: Any = transformers.AutoModel
     if folder.config.get("is_encoder_decoder"):
         auto = transformers.AutoModelForTextEncoding
-    with _quiet(transformers):
+    with quiet(transformers):
         try:
             model, loading = auto.from_pretrained(
                 folder.transformer_path,
@@ -151,7 +151,7 @@ def _check_weights(
         )
 
 
-class _quiet:
+class quiet:
     """transformers without bars and without reports of weights that are not needed."""
 
     def __init__(self, transformers: Any) -> None:

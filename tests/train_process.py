@@ -191,7 +191,9 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train_until(made: Made, settings: TrainSettings, run: str, last_call: int, calls: Any) -> None:
+def train_until(
+    made: Made, settings: Any, run: str, last_call: int, calls: Any, train: Any = train
+) -> None:
     """Train, and die at a call (0: never)."""
     torch.set_num_threads(1)
     place = made.place(run)

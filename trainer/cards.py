@@ -28,7 +28,7 @@ def write_card(
         f"# {place.name}",
         "",
         f"Trained by Lode ({code_version()}) from `{settings.model.base}`: step {progress.step:,} "
-        f"of {steps:,}, {_processes_line(progress)}, {settings.precision}.",
+        f"of {steps:,}, {processes_line(progress)}, {settings.precision}.",
         "",
         "## Data",
         "",
@@ -39,7 +39,7 @@ def write_card(
         "",
         "| source | license |",
         "|---|---|",
-        *_license_lines(place, pack),
+        *license_lines(place, pack),
         "",
         "## Tasks",
         "",
@@ -69,7 +69,7 @@ def write_pretraining_card(
         "",
         f"Pre-trained by Lode ({code_version()}) with RetroMAE (arXiv 2205.12035) from "
         f"`{settings.model.base}`: step {progress.step:,} of {steps:,}, "
-        f"{_processes_line(progress)}, {settings.precision}. A base for training, no finished "
+        f"{processes_line(progress)}, {settings.precision}. A base for training, no finished "
         "embedding model.",
         "",
         "## Data",
@@ -81,7 +81,7 @@ def write_pretraining_card(
         "",
         "| source | license |",
         "|---|---|",
-        *_license_lines(place, pack),
+        *license_lines(place, pack),
         "",
         "## Settings",
         "",
@@ -92,7 +92,7 @@ def write_pretraining_card(
     return "\n".join(lines) + "\n"
 
 
-def _processes_line(progress: Progress) -> str:
+def processes_line(progress: Progress) -> str:
     """Say how many processes trained, and from which step on: sums are rounded by that."""
     parts = [f"{count} from step {since:,} on" for since, count in progress.processes]
     if len(parts) == 1:
@@ -100,7 +100,8 @@ def _processes_line(progress: Progress) -> str:
     return f"processes: {', '.join(parts)} (the order of the data went on)"
 
 
-def _license_lines(place: "RunPlace", pack: Pack) -> list[str]:
+def license_lines(place: "RunPlace", pack: Pack) -> list[str]:
+    """Write a row of a table for every source: its license."""
     with place.catalog.reader(place.snapshot.lake_version) as connection:
         rows = connection.execute("select source, any_value(license) from sources group by 1")
         known = dict(rows.fetchall())

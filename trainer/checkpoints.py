@@ -25,8 +25,6 @@ from torch import nn
 from catalog.errors import CatalogError
 from catalog.records import sync_file, sync_folder, write_json, writing
 from trainer.engine import Engine, is_first_process
-from trainer.model import EmbeddingModel
-from trainer.model_export import save_model
 from trainer.negatives import DynamicNegatives, load_negatives, save_negatives
 from trainer.processes import count as count_all
 
@@ -35,6 +33,17 @@ TRAINING: Final = "training"
 _STATE: Final = "state.json"
 _NEGATIVES: Final = "negatives.bin"
 _LOSSES: Final = "losses.safetensors"
+
+
+class Savable(Protocol):
+    """What is trained: a model, and losses with weights of their own, if they have any."""
+
+    @property
+    def losses(self) -> nn.Module:
+        """The losses; what they have learned is kept beside the model."""
+
+    def save_model(self, folder: Path, card: str) -> None:
+        """Write the model with its card as a folder that others load."""
 
 
 ProcessCounts = tuple[tuple[int, int], ...]
@@ -50,18 +59,6 @@ class Progress:
     processes: ProcessCounts
 
 
-class Learner(Protocol):
-    """What is trained: the model, and beside it what only training needs of learned weights."""
-
-    @property
-    def model(self) -> EmbeddingModel:
-        """What others load."""
-
-    @property
-    def losses(self) -> nn.Module:
-        """What stays with the state of the training."""
-
-
 def note_processes(counts: ProcessCounts, since: int, processes: int) -> ProcessCounts:
     """Add a number of processes to those that a run has had, where it is another one."""
     if counts and counts[-1][1] == processes:
@@ -72,7 +69,7 @@ def note_processes(counts: ProcessCounts, since: int, processes: int) -> Process
 def save_checkpoint(
     run: Path,
     progress: Progress,
-    trained: Learner,
+    trained: Savable,
     engine: Engine,
     negatives: DynamicNegatives | None,
     card: str,
@@ -84,7 +81,7 @@ def save_checkpoint(
     with _writing_model(run):
         if is_first_process():
             shutil.rmtree(aside, ignore_errors=True)
-            save_model(trained.model, aside, card)
+            trained.save_model(aside, card)
             (aside / TRAINING).mkdir()
             save_file(trained.losses.state_dict(), aside / TRAINING / _LOSSES)
         _wait()
@@ -104,7 +101,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path,
-    trained: Learner,
+    trained: Savable,
     engine: Engine,
     negatives: DynamicNegatives | None,
     pack_key: str,

@@ -44,19 +44,27 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
     set: Annotated[
         list[str] | None,
-        typer.Option("--set", help="SETTING=VALUE of [train], such as retrieval.batch=128."),
+        typer.Option(
+            "--set", help="SETTING=VALUE of [train] or [rerank], such as retrieval.batch=128."
+        ),
     ] = None,
     pack: Annotated[
         Path | None, typer.Option(help="Folder of the pack (default: beside the catalog's work).")
     ] = None,
     catalog: CatalogOption = None,
 ) -> None:
-    """Train an embedding model on a snapshot; kill it and run the same again: it goes on."""
+    """Train an embedding model, or a reranker, on a snapshot; kill it and run the same again.
+
+    A recipe with a section [rerank] and no [train] trains a reranker.
+    """
+    from trainer.reranker_run import train_reranker
+    from trainer.reranker_settings import RerankSettings, is_of_reranker, load_rerank_settings
     from trainer.resume import load_run
     from trainer.run import RunPlace
     from trainer.run import train as run_training
-    from trainer.settings import change_settings, load_settings
+    from trainer.settings import TrainSettings, change_settings, load_settings
 
+    settings: TrainSettings | RerankSettings
     if resume is not None:
         place, settings = load_run(resume, catalog)
     else:
@@ -66,7 +74,8 @@ def train(
             )
         changes: dict[str, Any] = {"steps": steps, "seed": seed}
         given = {name: value for name, value in changes.items() if value is not None}
-        settings = load_settings(recipe, model, change_settings(given, set or ()))
+        load = load_rerank_settings if is_of_reranker(recipe) else load_settings
+        settings = load(recipe, model, change_settings(given, set or ()))
         if data is not None:
             from trainer.own_data import catalog_of
 
@@ -75,7 +84,10 @@ def train(
             found = open_catalog(catalog)
             chosen = load_snapshot(found, str(snapshot))
         place = RunPlace(out, found, chosen, run, pack)
-    newest = run_training(place, settings, say)
+    if isinstance(settings, RerankSettings):
+        newest = train_reranker(place, settings, say)
+    else:
+        newest = run_training(place, settings, say)
     say(f"model {newest}")
 
 

@@ -24,6 +24,7 @@ from trainer.engine import Engine, NotFiniteError, lr_at, make_engine
 from trainer.masked_texts import MaskedTexts, Masker
 from trainer.metrics import MetricLog
 from trainer.model import EmbeddingModel, seed_step
+from trainer.model_export import save_model
 from trainer.permutation import Ids, Nearness, Shuffles
 from trainer.pretrain_settings import PretrainSettings
 from trainer.retromae import RetroMae
@@ -45,6 +46,10 @@ class Pretrained(nn.Module):
     def __init__(self, model: EmbeddingModel, losses: RetroMae) -> None:
         super().__init__()
         self.model, self.losses = model, losses
+
+    def save_model(self, folder: Path, card: str) -> None:
+        """Write the encoder alone: the decoder stays with the state of the training."""
+        save_model(self.model, folder, card)
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,7 @@ class Pretraining:
         if self.process == 0:
             self.metrics.commit(self.done)  # the last checkpoint may be of a life that ended then
             self.metrics.close()
-            record_end(self.place, self.record, self.steps, PRETRAIN)
+            record_end(self.place, self.record, self.steps)
 
 
 def open_plain_pack(place: RunPlace, say: Say) -> Pack:

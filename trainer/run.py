@@ -86,7 +86,8 @@ class Session:
     def open(cls, place: RunPlace, settings: TrainSettings, say: Say) -> "Session":
         """Build or open the pack, load the model, and take up the newest checkpoint."""
         settings = replace(settings, precision=processes.choose_precision(settings.precision))
-        pack = open_pack(place, settings, say)
+        wants_mined = settings.retrieval is not None and settings.retrieval.hard_negatives
+        pack = open_pack(place, wants_mined, say)
         session = cls(place, settings, pack, say)
         session._take_up()
         return session
@@ -277,13 +278,13 @@ class Session:
             record_end(self.place, self.record, self.steps)
 
 
-def open_pack(place: RunPlace, settings: TrainSettings, say: Say) -> Pack:
+def open_pack(place: RunPlace, wants_mined: bool, say: Say) -> Pack:
     """Build the snapshot's pack, or open it where it is there already."""
     began = find_record(place.folder)
     mined: str | None = None
     if began is not None and place.candidates_run is None:
         mined = began["candidates_run"]  # the newest may be another by now
-    elif settings.retrieval is not None and settings.retrieval.hard_negatives:
+    elif wants_mined:
         with place.catalog.reader() as connection:
             chosen = choose_run(connection, place.snapshot, place.candidates_run)
         mined = chosen.run_id if chosen else None

@@ -14,7 +14,7 @@ from catalog.snapshots import Snapshot
 from catalog.version import code_version
 from trainer import processes
 from trainer.metrics import FILE as METRICS_FILE
-from trainer.run_record import PRETRAIN, RUN_FILE, TRAIN, find_record
+from trainer.run_record import PRETRAIN, RERANK, RUN_FILE, TRAIN, find_record
 
 # What a run leaves in its folder; without the record nobody can say which run's it is.
 _PARTS: Final = ("checkpoint-*", "live", "log", METRICS_FILE)
@@ -83,13 +83,13 @@ def claim_folder(place: RunPlace, record: dict[str, Any]) -> None:
     processes.wait()
 
 
-def record_end(place: RunPlace, record: dict[str, Any], steps: int, kind: str = TRAIN) -> None:
+def record_end(place: RunPlace, record: dict[str, Any], steps: int) -> None:
     """Put a finished run into the catalog's table of runs, once."""
     began = find_record(place.folder)
     assert began is not None
     row = [
-        place.name, kind, None, to_json(record), [], code_version(), began["started_at"], now(),
-        "finished", steps,
+        place.name, record.get("kind", TRAIN), None, to_json(record), [], code_version(),
+        began["started_at"], now(), "finished", steps,
     ]  # fmt: skip
 
     def insert(connection: duck.Connection) -> None:
@@ -101,8 +101,8 @@ def record_end(place: RunPlace, record: dict[str, Any], steps: int, kind: str = 
 
 
 def _is_finished(connection: duck.Connection, name: str) -> bool:
-    sql = "select count(*) from runs where run_id = ? and kind in (?, ?)"
-    return scalar(connection, sql, [name, TRAIN, PRETRAIN]) != 0
+    sql = "select count(*) from runs where run_id = ? and kind in (?, ?, ?)"
+    return scalar(connection, sql, [name, TRAIN, PRETRAIN, RERANK]) != 0
 
 
 def _differences(prefix: str, there: dict[str, Any], record: dict[str, Any]) -> list[str]:

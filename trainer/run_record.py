@@ -10,6 +10,7 @@ RUN_FILE: Final = "run.json"
 # Kinds of runs, as the catalog's table of runs names them; a record without a kind is of training.
 TRAIN: Final = "train"
 PRETRAIN: Final = "pretrain"
+RERANK: Final = "rerank"
 
 
 def find_record(folder: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ Everything that training does to a model is on this page.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from mining.token_batches import TokenizedTexts
 from trainer.engine import Engine, NotFiniteError
 from trainer.gradcache import cached_step
 from trainer.model import EmbeddingModel
+from trainer.model_export import save_model
 from trainer.task_losses import TaskLosses
 from trainer.updates import Update
 
@@ -25,6 +27,10 @@ class Trained(nn.Module):
     def __init__(self, model: EmbeddingModel, losses: TaskLosses) -> None:
         super().__init__()
         self.model, self.losses = model, losses
+
+    def save_model(self, folder: Path, card: str) -> None:
+        """Write the model with its card as a folder that others load."""
+        save_model(self.model, folder, card)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class UpdateMaker:
             rows = self.negatives.choose(self.pack.pairs().query[positions]).rows
         is_mined = rows != NONE
         if n:
-            rows = _fill(rows, *self.pack.negatives(positions))
+            rows = fill_given(rows, *self.pack.negatives(positions))
         if task.columns == "shared_query":
             # Each process of the task holds other negatives of the same queries.
             span = self.plan.spans[name]
@@ -191,7 +191,7 @@ class _Asked:
         return places, texts
 
 
-def _fill(rows: Rows, given: Rows, offsets: Ids) -> Rows:
+def fill_given(rows: Rows, given: Rows, offsets: Ids) -> Rows:
     """Put given negatives [offsets] where chosen ones [n, k] are missing, in their order."""
     if not len(given):
         return rows
