@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from catalog.records import sync_file, writing
+from catalog.records import sync_file, to_json, writing
 from curation.texts import CodePoints, Offsets, Texts, kernel
 
 UNKNOWN: Final = 1
@@ -74,7 +74,8 @@ def save_ngrams(model: NgramModel, path: Path, metadata: Mapping[str, str]) -> N
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: getattr(model, name) for name in NgramModel.__dataclass_fields__}
-        save_file(arrays, aside, {"format": _FORMAT, **metadata})
+        # One entry: the order of several is not the same in every process.
+        save_file(arrays, aside, {_FORMAT: to_json(dict(metadata))})
         sync_file(aside)
         aside.rename(path)
 
