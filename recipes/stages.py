@@ -27,6 +27,7 @@ from recipes.plan import RecipePlan
 from trainer.eval_records import commit_results
 from trainer.evaluation import evaluate_model, print_results
 from trainer.new_model import make_model
+from trainer.pretraining import pretrain
 from trainer.run import RunPlace, train
 from trainer.settings import TrainSettings
 
@@ -108,6 +109,16 @@ def run_new_model(bench: Bench) -> Made:
     return {MODEL: str(make_model(bench.catalog, bench.snapshot(), folder, bench.plan.new_model))}
 
 
+def run_pretrain(bench: Bench) -> Made:
+    """Pre-train on the snapshot's passages by RetroMAE."""
+    settings = bench.plan.pretrain
+    assert settings is not None
+    settings = replace(settings, model=replace(settings.model, base=bench.model()))
+    place = RunPlace(bench.folder / f"{bench.name}-pretrain", bench.catalog, bench.snapshot())
+    # Nothing is evaluated as this run: what comes after it is another model.
+    return {MODEL: str(pretrain(place, settings, bench.say))}
+
+
 def run_general(bench: Bench) -> Made:
     """Train on weak pairs with large batches, before there are hard negatives."""
     assert bench.plan.general is not None
@@ -151,7 +162,8 @@ def run_evaluate(bench: Bench) -> Made:
 
 
 RUNNERS: Final[Mapping[str, Callable[[Bench], Made]]] = {
-    "curate": run_curate, "score": run_score, "new_model": run_new_model, "general": run_general,
+    "curate": run_curate, "score": run_score, "new_model": run_new_model,
+    "pretrain": run_pretrain, "general": run_general,
     "mine": run_mine, "train": run_train, "evaluate": run_evaluate,
 }  # fmt: skip
 
