@@ -72,3 +72,12 @@ def test_changed_words_are_another_version(tmp_path: Path) -> None:
     before = digest(*WORDS.depends(SignalSettings(word_lists=(path,))))
     path.write_text("乙\n", encoding="utf-8")
     assert digest(*WORDS.depends(SignalSettings(word_lists=(path,)))) != before
+
+
+def test_an_exception_keeps_a_word_from_being_found_in_a_longer_one(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("性\tpornography\n!性能\n!理性\nsex\n! Sex Pistols\n", encoding="utf-8")
+    texts = ["性能和理性", "这里有性", "理 性", "理性，性", "sex pistols", "sex and Sex Pistols"]
+    assert counts(texts, mine) == [
+        {}, {"pornography": 1}, {}, {"pornography": 1}, {}, {"listed": 2},
+    ]  # fmt: skip

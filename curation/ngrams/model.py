@@ -22,8 +22,8 @@ from curation.texts import CodePoints, Offsets, Texts, kernel
 UNKNOWN: Final = 1
 START: Final = 2
 FIRST_ID: Final = 3
-ID_BITS: Final = 21
-_MASK: Final = (1 << 42) - 1
+# An unknown character is one of some twenty thousand: as a class alone, mojibake were predictable.
+UNKNOWN_BITS: Final = 14.0
 _FORMAT: Final = "lode-ngrams-1"
 
 Keys = npt.NDArray[np.uint64]
@@ -192,6 +192,8 @@ def _score(
         u, v, total = np.uint64(START), np.uint64(START), 0.0
         for at in range(count):
             w = np.uint64(text[at])
+            if w == UNKNOWN:
+                total += UNKNOWN_BITS
             found = _find((u << np.uint64(42)) | (v << np.uint64(21)) | w, slots, places)
             if found >= 0:
                 total -= values[found]

@@ -1,6 +1,8 @@
 """Words of lists, found by one Aho-Corasick automaton over both sides.
 
-A list is a text file with a word a line, or a word, a tab and its category; # begins a comment.
+A list is a text file with a word a line, or a word, a tab and its category; # begins a comment, and
+! a word that is no hit: of overlapping words the one that begins first counts, then the longest, so
+that !性能 and !理性 keep 性 from being found in them.
 Words are matched in the text as its key sees it, so width, script, case, spaces and punctuation do
 not hide one: 加 微-信 is 加微信. A word of Latin letters must also stand alone in the text itself:
 the key of "these xylophones" has no spaces. Lists of a user go beside the small shipped one.
@@ -25,6 +27,7 @@ SHIPPED: Final = Path(__file__).parent.parent / "assets" / "words.tsv"
 # Words of a user's list without a category, or with one of his own, count as listed.
 CATEGORIES: Final = ("advertisement", "boilerplate", "fraud", "gambling", "pornography", "listed")
 OTHER: Final = CATEGORIES.index("listed")
+NO_HIT: Final = -1
 
 
 class WordLists:
@@ -60,6 +63,7 @@ def words(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
     lists = load_lists(settings.word_lists)
     counted = np.zeros((len(batch), len(CATEGORIES)), np.int32)
     found = lists.find(batch.normalized(side))
+    found = found[lists.categories[found[:, 0]] != NO_HIT]
     is_latin = np.isin(found[:, 0], list(lists.alone))
     others = found[~is_latin]
     np.add.at(counted, (others[:, 1], lists.categories[others[:, 0]]), 1)
@@ -103,6 +107,8 @@ def _lines(path: Path) -> list[str]:
 
 def _entry(line: str) -> tuple[str, int]:
     word, _, category = line.partition("\t")
+    if word.startswith("!"):
+        return word[1:].strip(), NO_HIT
     name = category.strip()
     return word.strip(), CATEGORIES.index(name) if name in CATEGORIES else OTHER
 
@@ -124,6 +130,6 @@ WORDS: Final = Family(
     ("query", "passage"),
     tuple(count(f"{n}_words", _ABOUT[n], "words", "InternLM2: word block") for n in CATEGORIES),
     words,
-    version=2,
+    version=3,
     depends=_depends,
 )
