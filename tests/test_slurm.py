@@ -21,7 +21,7 @@ from catalog.lake import Catalog
 from catalog.slurm import SlurmSettings
 from catalog.stage import Stage
 from tests.cluster_steps import STAGE, WriteRows, rows_of
-from tests.cluster_work import curate_and_mine
+from tests.cluster_work import ALONE, curate_and_mine
 from tests.processes import CONTEXT
 from tests.tiny_catalog import fetch
 
@@ -164,15 +164,15 @@ def test_a_node_that_does_not_see_the_catalog_is_named(catalog: Catalog, tmp_pat
 
 
 def test_slurm_itself_says_what_is_wrong_before_any_work() -> None:
-    with pytest.raises(CatalogError, match="sbatch refused: .*[Ii]nvalid partition"):
+    with pytest.raises(CatalogError, match=r"sbatch refused: .*[Ii]nvalid partition"):
         choose_executor(1, "slurm", ["partition=nowhere"], True)
-    with pytest.raises(CatalogError, match="sbatch refused: .*[Ii]nvalid.*time"):
+    with pytest.raises(CatalogError, match=r"sbatch refused: .*[Ii]nvalid.*time"):
         choose_executor(1, "slurm", ["partition=cpu", "time=soon"], True)
     assert choose_executor(1, "slurm", ["partition=cpu", "time=00:10:00"], True).cluster
 
 
 def test_curation_and_mining_end_as_they_do_here(tmp_path: Path) -> None:
-    here = curate_and_mine(tmp_path / "here", ExecutorSettings(1))
+    here = curate_and_mine(tmp_path / "here", ALONE)
     assert curate_and_mine(tmp_path / "slurm", on_slurm()) == here
 
 
