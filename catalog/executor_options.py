@@ -52,9 +52,8 @@ def choose_executor(
     recipe: Path | str | None = None,
 ) -> ExecutorSettings:
     """Read and check where tasks are to run; a cluster is asked whether it takes such tasks."""
-    document = _document(cluster or (), recipe)
-    stated = document.pop("kind", LOCAL)
-    kind = executor or stated
+    document = _document(cluster or (), recipe, executor)
+    kind = executor or document.pop("kind", LOCAL)
     if kind == LOCAL:
         if cluster or not wait:
             given = "--cluster" if cluster else "--no-wait"
@@ -82,16 +81,22 @@ def parse_cluster(kind: str, document: dict[str, Any]) -> SlurmSettings | RaySet
     return CLUSTERS[kind](**document)
 
 
-def _document(given: Sequence[str], recipe: Path | str | None) -> dict[str, Any]:
+def _document(
+    given: Sequence[str], recipe: Path | str | None, executor: str | None
+) -> dict[str, Any]:
+    """Gather settings, later ones winning; a section for another executor says nothing here."""
     document: dict[str, Any] = {}
-    if recipe is not None:
-        document |= read_recipe(find_recipe(recipe)).get(SECTION, {})
+    files = [recipe] if recipe is not None else []
+    for path in [*files, *(entry for entry in given if "=" not in entry)]:
+        section = read_recipe(find_recipe(path)).get(SECTION, {})
+        if executor in (None, section.get("kind", executor)):
+            document |= section
     for entry in given:
         name, equals, text = entry.partition("=")
-        if not equals:
-            document |= read_recipe(find_recipe(entry)).get(SECTION, {})
-        else:
+        if equals:
             document[name.strip()] = _value(text)
+    if executor is not None:
+        document.pop("kind", None)
     return document
 
 

@@ -13,21 +13,28 @@ from curation.recipes import load_recipe, load_sources
 from mining.embed import embed
 from mining.encoder import LEXICAL, SIDES, EncoderSettings
 from mining.mine import MineSettings, mine
-from mining.score import score
 from tests.tiny_catalog import fetch
 
+ALONE = ExecutorSettings(workers=1)
 
-def curate_and_mine(folder: Path, executor: ExecutorSettings) -> list[Any]:
-    """Return the snapshot's digest and every candidate with its score."""
-    corpus = generate(folder / "raw", 120)
+
+def curate_and_mine(
+    folder: Path, executor: ExecutorSettings, rest: ExecutorSettings = ALONE
+) -> list[Any]:
+    """Return the snapshot's digest and every candidate with its score.
+
+    Curation and mining run on ``executor``, ingest and embedding on ``rest``.
+    """
+    sources = load_sources(generate(folder / "raw", 200).recipe)
     catalog = Catalog.create(str(folder / "corpus"))
-    ingest_files(catalog, find_sources(recipe=load_sources(corpus.recipe)), executor=executor)
+    # One file is one task to measure it: what a task costs beside its work is seconds.
+    found = find_sources(recipe={"news": sources["news"]})
+    ingest_files(catalog, found, executor=rest)
     curate(catalog, load_recipe("conan-v1"), executor)
     snapshot = create_snapshot(catalog, "v1")
     encoder = EncoderSettings(LEXICAL)
     for side in SIDES:
-        embed(catalog, snapshot, encoder, side, executor)
-    score(catalog, snapshot, encoder, executor)
+        embed(catalog, snapshot, encoder, side, rest)
     mine(catalog, snapshot, MineSettings(depth=10), encoder, executor)
     candidates = "query_id, passage_ids, scores, filtered_by from candidates order by query_id"
     return [snapshot.digest, *fetch(catalog, f"select {candidates}")]

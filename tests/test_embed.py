@@ -134,3 +134,17 @@ def test_an_empty_snapshot_embeds_nothing(catalog: Catalog) -> None:
     commit_policy(catalog, Policy("all", ()))
     snapshot = create_snapshot(catalog, "v1")
     assert embed(catalog, snapshot, ENCODER, "query", ONE).texts == 0
+
+
+def test_a_run_that_ended_before_its_commit_is_recorded_by_the_next(
+    corpus: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(job: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("catalog.jobs.Job.commit", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus)
+    assert run(corpus).texts == 0
+    assert fetch(corpus, "select count(*) from runs where kind = 'embed'") == [(1,)]

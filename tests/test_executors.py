@@ -202,3 +202,9 @@ def test_a_machine_without_ray_is_told_the_extra(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("catalog.ray_tasks.find_spec", lambda name: None)
     with pytest.raises(CatalogError, match=r"lode-engine\[cluster\]"):
         choose_executor(2, "ray", None, True)
+
+
+def test_a_ray_that_does_not_run_is_told_how_to_start() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (the extra [cluster])")
+    with pytest.raises(CatalogError, match=r"there is no cluster at '.*' .*ray start --head"):
+        choose_executor(1, "ray", ["address=127.0.0.1:1"], True)

@@ -236,12 +236,12 @@ def test_tasks_are_spread_over_gpus_and_only_those_of_one_gpu_share_its_memory(m
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     on_gpus = SearchSettings(memory_mb=100, threads=8, device="cuda")
     assert [_on_device(on_gpus, rank).device for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    shared = _share(MineSettings(search=on_gpus), workers=4).search
+    shared = _share(MineSettings(search=on_gpus), ExecutorSettings(4)).search
     assert (shared.memory_mb, shared.threads) == (50, 2)
     for certain in ("cuda:1", "cpu"):
         chosen = SearchSettings(memory_mb=100, threads=8, device=certain)
         assert _on_device(chosen, 0) == chosen
-        assert _share(MineSettings(search=chosen), workers=4).search.memory_mb == 25
+        assert _share(MineSettings(search=chosen), ExecutorSettings(4)).search.memory_mb == 25
 
 
 def test_texts_without_vectors_are_refused_with_what_to_run(corpus):

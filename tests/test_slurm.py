@@ -19,10 +19,14 @@ from catalog.executors import ExecutorSettings, TasksFailedError, run_tasks
 from catalog.jobs import Job, open_job
 from catalog.lake import Catalog
 from catalog.slurm import SlurmSettings
+from catalog.snapshots import create_snapshot
 from catalog.stage import Stage
+from mining.embed import embed
 from tests.cluster_steps import STAGE, WriteRows, rows_of
-from tests.cluster_work import curate_and_mine
+from tests.cluster_work import ALONE, curate_and_mine
+from tests.pack_catalog import make_catalog
 from tests.processes import CONTEXT
+from tests.test_embed import ENCODER, ROWS, stored
 from tests.tiny_catalog import fetch
 
 SCRIPT = Path(__file__).parent / "services" / "slurm.sh"
@@ -172,8 +176,28 @@ def test_slurm_itself_says_what_is_wrong_before_any_work() -> None:
 
 
 def test_curation_and_mining_end_as_they_do_here(tmp_path: Path) -> None:
-    here = curate_and_mine(tmp_path / "here", ExecutorSettings(1))
+    here = curate_and_mine(tmp_path / "here", ALONE)
     assert curate_and_mine(tmp_path / "slurm", on_slurm()) == here
+
+
+def test_embedding_goes_on_with_the_texts_that_were_submitted(tmp_path: Path) -> None:
+    catalogs = [make_catalog(tmp_path / name, ROWS) for name in ("slurm", "here")]
+    snapshots = [create_snapshot(catalog, "v1", "keep") for catalog in catalogs]
+
+    def embed_on(executor: ExecutorSettings, number: int = 0) -> int:
+        return embed(
+            catalogs[number], snapshots[number], ENCODER, "passage", executor, task_texts=20
+        ).texts
+
+    with pytest.raises(TasksPendingError, match="2 submitted now"):
+        embed_on(on_slurm(wait=False, sbatch={"begin": "now+5"}))
+    [todo] = catalogs[0].jobs_folder.glob("embed-*/scratch/texts.parquet")
+    listed = todo.stat().st_ino
+    with pytest.raises(TasksPendingError, match="0 submitted now, 2 in"):
+        embed_on(on_slurm(wait=False))
+    assert todo.stat().st_ino == listed
+    assert embed_on(on_slurm()) == embed_on(ALONE, 1) == 40
+    assert stored(catalogs[0]) == stored(catalogs[1])
 
 
 def test_the_command_can_end_and_be_run_again(catalog: Catalog, tmp_path: Path) -> None:
