@@ -127,6 +127,11 @@ def is_hopeless(error: Exception) -> bool:
     return any(sign in str(error) for sign in HOPELESS)
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Say whether a server of the metadata or the data did not answer, or refused us."""
+    return isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.ConnectionException)
+
+
 def retry(attempt: Callable[[], T]) -> T:
     """Call ``attempt`` until it succeeds, waiting a little longer after each conflict."""
     for tries in range(1, MAX_TRIES + 1):

@@ -117,7 +117,12 @@ class Catalog:
             return duck.retry(attempt)
         except duck.Error as error:
             if not duck.is_hopeless(error):
-                raise
+                if not duck.is_unreachable(error):
+                    raise
+                raise CatalogError(
+                    f"cannot write to {self.location.url}: {_last_line(error)}; nothing is half "
+                    "done: run the same command again when the server answers"
+                ) from error
             raise CatalogError(
                 f"cannot write to {self.location.url}: {_last_line(error)}; nothing was changed"
             ) from error

@@ -96,6 +96,10 @@ class Policy:
             condition.pop("source", None)
         return hashlib.sha256(to_json(content).encode()).hexdigest()[:16]
 
+    def failed(self, fails: int) -> list[str]:
+        """Name the conditions whose bits are set in a pair's mask, in their order."""
+        return [c.name for bit, c in enumerate(self.conditions) if fails >> bit & 1]
+
     def to_document(self) -> dict[str, Any]:
         """Return the policy as plain data, without the keys that are not set."""
         conditions = [

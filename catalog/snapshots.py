@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from catalog import duck
 from catalog.columns import available_columns
@@ -16,11 +17,15 @@ from catalog.lake import LAKE, Catalog
 from catalog.policies import NAME, Policy
 from catalog.policy_store import active_policy, latest_policy, load_policy
 from catalog.records import now, to_json
-from catalog.verdicts import check_policy, masks_sql, verdicts_sql
+from catalog.verdicts import check_policy, masks_sql
 from catalog.views import use_policy
 
 if TYPE_CHECKING:
     from catalog.candidates import SnapshotCandidates
+
+# What a diff says of a pair that neither came nor went.
+SAME: Final = ("same", "kept in both")
+ABSENT: Final = ("same", "kept in neither")
 
 
 @dataclass(frozen=True)
@@ -172,24 +177,22 @@ def measure(connection: duck.Connection, policy: Policy) -> tuple[int, int, str]
 
 def diff_snapshots(catalog: Catalog, before: Snapshot, after: Snapshot) -> Difference:
     """Compare two snapshots by pair: what came, what went, and which conditions decided it."""
-    with _two_lakes(catalog, before, after) as connection:
+    with _two_lakes(catalog, before, after) as (connection, both):
+        # Few combinations of failed conditions stand for all pairs: names are looked up for those.
         rows = connection.execute(
-            """
-            select change, why, count(*) from differences
-            group by all order by change, count(*) desc, why
-            """
+            f"select is_new, is_gone, fails_before, fails_after, count(*) "
+            f"from ({both}) group by all"
         ).fetchall()
-        same = connection.execute(
-            "select count(*) from before join after using (pair_id) "
-            "where before.kept and after.kept"
-        ).fetchone()
-    assert same is not None
-    reasons = [(change, why, int(n)) for change, why, n in rows]
+    counts: Counter[tuple[str, str]] = Counter()
+    for *facts, n in rows:
+        counts[_change(before, after, *facts)] += n
+    unchanged, _ = counts.pop(SAME, 0), counts.pop(ABSENT, 0)
+    reasons = [(change, why, n) for (change, why), n in counts.items()]
     return Difference(
         added=sum(n for change, _, n in reasons if change == "came"),
         removed=sum(n for change, _, n in reasons if change == "went"),
-        unchanged=int(same[0]),
-        reasons=reasons,
+        unchanged=unchanged,
+        reasons=sorted(reasons, key=lambda row: (row[0], -row[2], row[1])),
     )
 
 
@@ -197,11 +200,15 @@ def diff_rows(
     catalog: Catalog, before: Snapshot, after: Snapshot, limit: int
 ) -> list[dict[str, object]]:
     """List pairs that came or went, in the order of their ids."""
-    with _two_lakes(catalog, before, after) as connection:
+    with _two_lakes(catalog, before, after) as (connection, both):
         result = connection.execute(
             f"""
-            with chosen as (select * from differences order by pair_id limit {int(limit)})
-            select c.change, c.why, c.pair_id,
+            with chosen as (
+              select * from ({both})
+              where (not is_new and fails_before = 0) <> (not is_gone and fails_after = 0)
+              order by pair_id limit {int(limit)}
+            )
+            select c.is_new, c.is_gone, c.fails_before, c.fails_after, c.pair_id,
               coalesce(a.source, b.source) as source,
               coalesce(a.query, b.query) as query,
               coalesce(a.positive, b.positive) as positive
@@ -211,37 +218,59 @@ def diff_rows(
             order by c.pair_id
             """
         )
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        found = []
+        for *facts, pair_id, source, query, positive in result.fetchall():
+            change, why = _change(before, after, *facts)
+            found.append(
+                {
+                    "change": change, "why": why, "pair_id": pair_id, "source": source,
+                    "query": query, "positive": positive,
+                }
+            )  # fmt: skip
+        return found
+
+
+def _change(
+    before: Snapshot,
+    after: Snapshot,
+    is_new: bool,
+    is_gone: bool,
+    fails_before: int | None,
+    fails_after: int | None,
+) -> tuple[str, str]:
+    """Say what became of a pair, and why."""
+    was_kept, is_kept = not is_new and fails_before == 0, not is_gone and fails_after == 0
+    if was_kept == is_kept:
+        return SAME if is_kept else ABSENT
+    if is_kept:
+        why = "new pair" if is_new else ", ".join(before.policy.failed(fails_before or 0))
+        return "came", why
+    return "went", "pair deleted" if is_gone else ", ".join(after.policy.failed(fails_after or 0))
 
 
 @contextmanager
-def _two_lakes(catalog: Catalog, before: Snapshot, after: Snapshot) -> Iterator[duck.Connection]:
-    """Attach both versions and name their verdicts ``before`` and ``after``."""
+def _two_lakes(
+    catalog: Catalog, before: Snapshot, after: Snapshot
+) -> Iterator[tuple[duck.Connection, str]]:
+    """Attach both versions; yield the query (pair_id, is_new, is_gone, fails_before, fails_after).
+
+    Masks are joined and not lists of names: 16 bytes a pair.
+    """
     with catalog.reader() as connection:
+        sides = {}
         for side, snapshot in (("before", before), ("after", after)):
             attach = catalog.attach_sql(f"lake_{side}", version=snapshot.lake_version)
             duck.retry(lambda attach=attach: connection.execute(attach))  # type: ignore[misc]
             columns = available_columns(connection, lake=f"lake_{side}")
-            sql = verdicts_sql(snapshot.policy, columns)
-            connection.execute(f"create temp table {side} as {sql}")
-        connection.execute(
-            """
-            create temp view differences as
-            select
-              coalesce(a.pair_id, b.pair_id) as pair_id,
-              case when coalesce(a.kept, false) then 'came' else 'went' end as change,
-              case
-                when b.pair_id is null then 'new pair'
-                when a.pair_id is null then 'pair deleted'
-                when a.kept then array_to_string(b.rejected_by, ', ')
-                else array_to_string(a.rejected_by, ', ')
-              end as why
-            from before b full join after a using (pair_id)
-            where coalesce(a.kept, false) <> coalesce(b.kept, false)
-            """
+            sides[side] = masks_sql(snapshot.policy, columns)
+        yield (
+            connection,
+            f"""
+            select pair_id, b.pair_id is null as is_new, a.pair_id is null as is_gone,
+              b.fails as fails_before, a.fails as fails_after
+            from ({sides["before"]}) b full join ({sides["after"]}) a using (pair_id)
+            """,
         )
-        yield connection
 
 
 def _choose_policy(connection: duck.Connection, name: str | None) -> tuple[Policy, int]:

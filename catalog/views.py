@@ -52,13 +52,16 @@ def policy_views_sql(policy: Policy, columns: Columns) -> dict[str, str]:
             f"select p.* from {pairs} p join ({verdicts_sql(policy, columns)}) v using (pair_id) "
             "where v.kept"
         ),
-        "funnel": funnel_sql(policy, columns),
-        "rejections": rejections_sql(policy, columns),
+        "funnel": funnel_sql(policy, columns, counts_sql(policy, columns)),
+        "rejections": rejections_sql(policy, counts_sql(policy, columns)),
     }
 
 
-def funnel_sql(policy: Policy, columns: Columns) -> str:
-    """Write the query (position, stage, rows_in, rows_out, share): pairs only, in stage order."""
+def funnel_sql(policy: Policy, columns: Columns, counts: str) -> str:
+    """Write the query (position, stage, rows_in, rows_out, share): pairs only, in stage order.
+
+    ``counts`` is a query as ``counts_sql`` writes it.
+    """
     stages = []
     seen = 0
     for position, stage in enumerate(policy.stages, start=1):
@@ -81,14 +84,14 @@ def funnel_sql(policy: Policy, columns: Columns) -> str:
             "  left join counts on true group by all"
         )
     return (
-        f"with counts as (\n{_counts_sql(policy, columns)}\n),\nsteps as (\n  {read}{later}\n)\n"
+        f"with counts as (\n{counts}\n),\nsteps as (\n  {read}{later}\n)\n"
         "select position, stage, rows_in, rows_out, "
         "case when rows_in = 0 then null else rows_out / rows_in end as share\n"
         "from steps order by position"
     )
 
 
-def rejections_sql(policy: Policy, columns: Columns) -> str:
+def rejections_sql(policy: Policy, counts: str) -> str:
     """Write the query (position, reason, stage, pairs, alone): who fails each condition."""
     if not policy.conditions:
         return (
@@ -100,7 +103,7 @@ def rejections_sql(policy: Policy, columns: Columns) -> str:
         for i, c in enumerate(policy.conditions)
     )
     return (
-        f"with counts as (\n{_counts_sql(policy, columns)}\n)\n"
+        f"with counts as (\n{counts}\n)\n"
         "select c.position, c.reason, c.stage,\n"
         "  coalesce(sum(n) filter (fails & bit <> 0), 0)::bigint as pairs,\n"
         "  coalesce(sum(n) filter (fails = bit), 0)::bigint as alone\n"
@@ -109,7 +112,8 @@ def rejections_sql(policy: Policy, columns: Columns) -> str:
     )
 
 
-def _counts_sql(policy: Policy, columns: Columns) -> str:
+def counts_sql(policy: Policy, columns: Columns) -> str:
+    """Write the query (fails, n): how many pairs fail which conditions, in one scan."""
     # A few thousand combinations of failed conditions stand for all pairs.
     return (
         f"select fails, count(*) as n from (\n{masks_sql(policy, columns)}\n) "

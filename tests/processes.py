@@ -8,7 +8,7 @@ from typing import Any
 from catalog import duck
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.processes", "catalog.snapshots", "catalog.jobs"])
+CONTEXT.set_forkserver_preload(["tests.processes", "catalog.snapshots", "catalog.jobs", "boto3"])
 # What the server has done its processes need not: extensions checked, pandas imported by DuckDB.
 with duck.connect(extensions=["ducklake", "sqlite_scanner"]) as _connection:
     _connection.execute("select ?", [1])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import socket
+import urllib.request
 from collections.abc import Callable, Iterable
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
@@ -49,6 +50,7 @@ class S3Server:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+        self.buckets = 0
         self.left = CONTEXT.Value("q", ENDLESS)
         ready = CONTEXT.Event()
         self.process = CONTEXT.Process(target=serve, args=(port, self.left, ready), daemon=True)
@@ -68,6 +70,14 @@ class S3Server:
             "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
             "AWS_MAX_ATTEMPTS": "2",
         }
+
+    def make_bucket(self) -> str:
+        """Make a bucket of a name that was not used before, and return its URL."""
+        self.buckets += 1
+        name = f"lode-{self.buckets}"
+        request = urllib.request.Request(f"{self.url}/{name}", method="PUT")
+        urllib.request.urlopen(request).close()
+        return f"s3://{name}"
 
     def answer(self, requests: int = ENDLESS) -> None:
         """Answer so many requests from now on, and then none."""
