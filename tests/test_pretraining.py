@@ -216,7 +216,7 @@ def test_a_run_goes_on_from_its_folder_by_its_own_command_only(whole: Made) -> N
 def test_a_model_that_is_no_bert_is_refused_and_the_folder_stays_free(made: Made) -> None:
     base = model_folders.distilbert(made.folder / "distil")
     settings = settings_of(made, model=ModelSettings(str(base)))
-    with pytest.raises(ValueError, match="distilbert .* absolute positions: bert, roberta"):
+    with pytest.raises(ValueError, match=r"distilbert .* absolute positions: bert, roberta"):
         pretrain(made.place("a"), settings)
     headed = model_folders.conan(made.folder / "headed")
     with pytest.raises(ValueError, match="heads Dense; the decoder takes one pooled vector"):
