@@ -10,10 +10,15 @@ from catalog.recipe_values import change, make_settings
 from curation.recipes import Recipe, load_recipe
 from recipes.sections import CurateSection, EvaluateSection, MineSection, ScoreSection
 from trainer.new_model import NewModelSettings
+from trainer.pretrain_settings import PretrainSettings, pretraining_of
 from trainer.settings import TrainSettings, change_settings, settings_of
 
 # In the order in which they run.
-STAGES: Final = ("curate", "score", "new_model", "general", "mine", "train", "evaluate")
+STAGES: Final = (
+    "curate", "score", "new_model", "pretrain", "general", "mine", "train", "evaluate",
+)  # fmt: skip
+# Those that train a model.
+TRAINING: Final = ("pretrain", "general", "train")
 _PLAIN_SECTIONS: Final = {
     "curate": CurateSection, "score": ScoreSection, "new_model": NewModelSettings,
     "mine": MineSection, "evaluate": EvaluateSection,
@@ -31,6 +36,7 @@ class RecipePlan:
     curate: Recipe
     score: ScoreSection | None = None
     new_model: NewModelSettings | None = None
+    pretrain: PretrainSettings | None = None
     general: TrainSettings | None = None
     mine: MineSection | None = None
     train: TrainSettings | None = None
@@ -46,7 +52,7 @@ class RecipePlan:
         """The model that training begins with; None: the run makes one."""
         if self.new_model is not None:
             return None
-        first = self.general or self.train
+        first = self.pretrain or self.general or self.train
         return first.model.base if first else None
 
     @property
@@ -108,10 +114,12 @@ def _plan_of(path: Path, content: dict[str, Any]) -> RecipePlan:
     made["curate"] = _curation(path, content, made.get("curate"))
     if "new_model" in content:
         content["model"] = {**content["model"], "base": _LATER}
+    if "pretrain" in content:
+        made["pretrain"] = pretraining_of(path, content)
     for section in ("general", "train"):
         if section in content:
             made[section] = settings_of(path, content, section)
-    if not {"general", "train"} & set(made):
+    if not set(TRAINING) & set(made):
         raise RecipeError(f"{path} trains nothing; give [train], or use lode curate")
     return RecipePlan(content.get("recipe", {}).get("name", path.stem), path, **made)
 
