@@ -17,8 +17,8 @@ from trainer.settings import TrainSettings, change_settings, settings_of
 STAGES: Final = (
     "curate", "score", "new_model", "pretrain", "general", "mine", "train", "evaluate",
 )  # fmt: skip
-# Those that give the run a new model.
-TRAININGS: Final = ("pretrain", "general", "train")
+# Those that train a model.
+TRAINING: Final = ("pretrain", "general", "train")
 _PLAIN_SECTIONS: Final = {
     "curate": CurateSection, "score": ScoreSection, "new_model": NewModelSettings,
     "mine": MineSection, "evaluate": EvaluateSection,
@@ -120,7 +120,7 @@ def _plan_of(path: Path, content: dict[str, Any]) -> RecipePlan:
     for section in ("general", "train"):
         if section in content:
             made[section] = settings_of(path, content, section)
-    if not set(TRAININGS) & set(made):
+    if not set(TRAINING) & set(made):
         raise RecipeError(f"{path} trains nothing; give [train], or use lode curate")
     return RecipePlan(content.get("recipe", {}).get("name", path.stem), path, **made)
 

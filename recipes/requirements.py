@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catalog.recipe_files import RecipeError
 from mining.encoder import LEXICAL
-from recipes.plan import TRAININGS, RecipePlan
+from recipes.plan import TRAINING, RecipePlan
 from recipes.sections import MineSection
 
 
@@ -28,12 +28,12 @@ def requirements(plan: RecipePlan) -> list[Requirement]:
         found += _model("score", plan.score.model, "--set score.model=FOLDER")
     if plan.base:
         found += _model(_first_training(plan), plan.base, "--model FOLDER")
-    for stage in TRAININGS:
+    for stage in TRAINING:
         settings = getattr(plan, stage)
         if settings is not None and settings.engine == "deepspeed":
             found.append(_package(stage, "deepspeed", "deepspeed"))
     if plan.pretrain is not None and plan.pretrain.mask.words == "jieba":
-        found.append(_package("pretrain", "jieba", "pretrain"))
+        found.append(_package("pretrain", "jieba", "words"))
     if plan.mine is not None:
         found += _mining(plan.mine)
     if plan.evaluate is not None and not plan.evaluate.is_empty:
@@ -63,7 +63,7 @@ def _mining(section: MineSection) -> list[Requirement]:
 
 
 def _first_training(plan: RecipePlan) -> str:
-    return next(stage for stage in plan.stages if stage in TRAININGS)
+    return next(stage for stage in plan.stages if stage in TRAINING)
 
 
 def _package(stage: str, module: str, extra: str) -> Requirement:

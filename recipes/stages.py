@@ -26,6 +26,7 @@ from recipes.journal import Journal
 from recipes.plan import RecipePlan
 from trainer.eval_records import commit_results
 from trainer.evaluation import evaluate_model, print_results
+from trainer.model import ModelSettings
 from trainer.new_model import make_model
 from trainer.pretraining import pretrain
 from trainer.run import RunPlace, train
@@ -110,13 +111,13 @@ def run_new_model(bench: Bench) -> Made:
 
 
 def run_pretrain(bench: Bench) -> Made:
-    """Pre-train on the snapshot's passages by RetroMAE."""
+    """Pre-train the base, or the new model, with RetroMAE on the snapshot's passages."""
     settings = bench.plan.pretrain
     assert settings is not None
-    settings = replace(settings, model=replace(settings.model, base=bench.model()))
-    place = RunPlace(bench.folder / f"{bench.name}-pretrain", bench.catalog, bench.snapshot())
-    # Nothing is evaluated as this run: what comes after it is another model.
-    return {MODEL: str(pretrain(place, settings, bench.say))}
+    settings = replace(settings, model=_begun_with(bench, settings.model))
+    name = f"{bench.name}-pretrain"
+    place = RunPlace(bench.folder / name, bench.catalog, bench.snapshot())
+    return {MODEL: str(pretrain(place, settings, bench.say)), RUN: name}
 
 
 def run_general(bench: Bench) -> Made:
@@ -163,18 +164,23 @@ def run_evaluate(bench: Bench) -> Made:
 
 RUNNERS: Final[Mapping[str, Callable[[Bench], Made]]] = {
     "curate": run_curate, "score": run_score, "new_model": run_new_model,
-    "pretrain": run_pretrain, "general": run_general,
-    "mine": run_mine, "train": run_train, "evaluate": run_evaluate,
+    "pretrain": run_pretrain, "general": run_general, "mine": run_mine, "train": run_train,
+    "evaluate": run_evaluate,
 }  # fmt: skip
 
 
 def _train(bench: Bench, stage: str, settings: TrainSettings) -> Made:
     name = f"{bench.name}-{stage}"
-    settings = replace(settings, model=replace(settings.model, base=bench.model()))
+    settings = replace(settings, model=_begun_with(bench, settings.model))
     place = RunPlace(
         bench.folder / name, bench.catalog, bench.snapshot(), bench.journal.newest(MINING_RUN)
     )
     return {MODEL: str(train(place, settings, bench.say)), RUN: name}
+
+
+def _begun_with(bench: Bench, model: ModelSettings) -> ModelSettings:
+    """Return the settings of a model that begins where the run is."""
+    return replace(model, base=bench.model())
 
 
 def _take_snapshot(bench: Bench, name: str, policy: Policy) -> str:

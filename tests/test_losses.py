@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer import contrastive
 from trainer.balance import balance_losses, cbb_loss, gradient_scale
 from trainer.contrastive import Contrast, info_nce
 from trainer.cosent import cosent_loss
@@ -498,3 +499,25 @@ def test_listwise_and_pointwise_losses_are_their_formulas() -> None:
     chances = 1 / (1 + torch.exp(-logits))
     pointwise = -(torch.log(chances[:, 0]).sum() + torch.log(1 - chances[:, 1:]).sum()) / 12
     assert_same(pointwise_loss(logits), pointwise, [logits])
+
+
+# A large batch, in parts
+
+
+@pytest.mark.parametrize("scores", [1, 35])
+def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole(
+    scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides, temperature = batch(), draw(1).abs() + 0.1
+    facts = known(
+        positives_NF=changed(known().positives_NF, (1, 0), 0),
+        absent_NK=torch.eye(5, 2, dtype=torch.bool),
+        teacher_positives_N=torch.full((5,), 0.5),
+        teacher_negatives_NK=torch.linspace(0, 1, 10).view(5, 2),
+    )
+    contrast = Contrast(margin=0.3, hardness=1.0, focus=0.5)
+    whole = info_nce(*sides, contrast, temperature=temperature, known=facts)
+    monkeypatch.setattr(contrastive, "SCORES", scores)
+    assert len(contrastive._parts(contrast, 5, 15)) == (5 if scores == 1 else 3)
+    parts = info_nce(*sides, contrast, temperature=temperature, known=facts)
+    assert_same(parts, whole, [*sides, temperature])

@@ -91,6 +91,18 @@ def result_of(made: Made, run: str = "a") -> dict[str, Any]:
     }
 
 
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(whole: Made, made: Made) -> None:
+    def say(line: str) -> None:
+        if line.startswith(f"step {5:>7}/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(made.place("a"), settings_of(made), say)
+    _, said = run_here(made, settings_of(made))
+    assert f"going on after step 3 of {STEPS}" in said
+    assert result_of(made) == result_of(whole, "whole")
+
+
 def pretrain_until(
     made: Made, settings: PretrainSettings, run: str, last_call: int, calls: Any
 ) -> None:
@@ -102,6 +114,7 @@ def pretrain_until(
     sys.setprofile(None)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_call_changes_nothing_but_the_time(whole: Made, made: Made) -> None:
     calls = CONTEXT.Value("q", 0)
 
@@ -142,7 +155,7 @@ def _pretrain(made: Made, settings: PretrainSettings, run: str) -> None:
     pretrain(made.place(run), settings)
 
 
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("deepspeed", marks=pytest.mark.slow)])
 def test_processes_together_are_one_big_batch(made: Made, engine: str) -> None:
     if engine == "deepspeed":
         pytest.importorskip("deepspeed")
@@ -160,6 +173,8 @@ def test_processes_together_are_one_big_batch(made: Made, engine: str) -> None:
         for run in ("alone", "group")
     )
     for name, weight in alone.items():
+        if name.endswith("key.bias"):
+            continue  # it shifts all scores of a query: its gradient is rounding, which Adam scales
         torch.testing.assert_close(group[name], weight, rtol=0, atol=5e-4, msg=name)
 
 
@@ -194,7 +209,7 @@ def test_a_passage_is_once_in_an_epoch_and_another_seed_orders_otherwise() -> No
 
 def test_150_steps_lower_both_losses_clearly(made: Made) -> None:
     settings = settings_of(
-        made, steps=150, batch=16, batch_tokens=1024, checkpoint_every=150,
+        made, steps=150, batch=12, batch_tokens=1024, checkpoint_every=150,
         optimizer=OptimizerSettings(lr=3e-3),
     )  # fmt: skip
     run_here(made, settings)

@@ -16,10 +16,11 @@ column, X whatever a row consists of, R processes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from trainer.collectives import (
     Group,
@@ -34,6 +35,10 @@ from trainer.false_negatives import Known, exclude_by_facts, exclude_by_margin
 from trainer.matryoshka import Widths, matryoshka
 
 Negatives = Literal["local", "gathered", "shared_query"]
+
+# Scores that are computed at once: 64 MB, of which some four are held. Of a larger batch each part
+# is computed again in backward: 19,200 queries would else hold 7 GB for their scores alone.
+SCORES: Final = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -107,15 +112,35 @@ def info_nce(
     # Wide before they are gathered: backward adds up the gradients of all processes.
     vectors = _place(widen(positives_ND), widen(negatives_NKD), contrast, counts, group)
     owns = _find_own(negatives_NKD, contrast, counts, group)
-    columns = _list_columns(known, owns, contrast, counts, group)
+    facts = _place_facts(known, owns, contrast, counts, group)
 
     def measure(queries_ND: Tensor, positives_BCD: Tensor, negatives_BCD: Tensor) -> Tensor:
-        scores = (_score(queries_ND, positives_BCD), _score(queries_ND, negatives_BCD))
-        return _contrast(scores, columns, contrast, temperature, group)
+        def contrast_part(part: slice) -> Tensor:
+            scores = [_score(queries_ND[part], each) for each in (positives_BCD, negatives_BCD)]
+            return _contrast((scores[0], scores[1]), facts.of(part), contrast, temperature, group)
+
+        parts = _parts(contrast, len(queries_ND), positives_BCD.shape[1] + negatives_BCD.shape[1])
+        if len(parts) == 1:
+            return contrast_part(slice(None))
+        return torch.cat([
+            checkpoint(contrast_part, part, use_reentrant=False, preserve_rng_state=False)
+            for part in parts
+        ])  # fmt: skip
 
     widths = contrast.widths or Widths.equal([queries_ND.shape[1]])
     losses_N = matryoshka(measure, [queries_ND, *vectors], widths)
     return share_of_mean(losses_N, sum(count[0] for count in counts), group)
+
+
+def _parts(contrast: Contrast, rows: int, columns: int) -> list[slice]:
+    """Cut the queries into parts of at most SCORES scores.
+
+    Not where processes tell each other a number for each query, or each has columns of its own.
+    """
+    size = max(1, SCORES // max(1, columns))
+    if size >= rows or contrast.negatives == "shared_query" or not contrast.in_batch:
+        return [slice(None)]
+    return [slice(first, first + size) for first in range(0, rows, size)]
 
 
 def _contrast(
@@ -212,26 +237,45 @@ def _find_own(
     return rows_N1 + sum(count[0] for count in before), own_NK + sum(count[1] for count in before)
 
 
-def _list_columns(
+@dataclass(frozen=True)
+class _Facts:
+    """What says which columns are excluded: facts of this process's queries and of all columns."""
+
+    owns: tuple[Tensor, Tensor]
+    queries_NJ: Tensor | None = None
+    columns: tuple[Tensor, Tensor] | None = None
+    surpassing_NK: Tensor | None = None
+
+    def of(self, part: slice) -> tuple[_Columns, _Columns]:
+        """Return the columns of positives and of negatives for a part of the queries.
+
+        No query's own positive is excluded.
+        """
+        own_N1, own_NK = (own[part] for own in self.owns)
+        if self.queries_NJ is None or self.columns is None:
+            return _Columns(own_N1, None), _Columns(own_NK, None)
+        facts_NJ, (positives_BCJ, negatives_BCJ) = self.queries_NJ[part], self.columns
+        positives_NC = exclude_by_facts(facts_NJ, positives_BCJ).scatter(1, own_N1, False)
+        negatives_NC = exclude_by_facts(facts_NJ, negatives_BCJ)
+        if self.surpassing_NK is not None:
+            surpassing_NK = self.surpassing_NK[part] | negatives_NC.gather(1, own_NK)
+            negatives_NC = negatives_NC.scatter(1, own_NK, surpassing_NK)
+        return _Columns(own_N1, positives_NC), _Columns(own_NK, negatives_NC)
+
+
+def _place_facts(
     known: Known | None,
     owns: tuple[Tensor, Tensor],
     contrast: Contrast,
     counts: Sequence[Sequence[int]],
     group: Group,
-) -> tuple[_Columns, _Columns]:
-    """Return the columns of positives and of negatives; no query's own positive is excluded."""
-    own_N1, own_NK = owns
+) -> _Facts:
+    """Bring the facts of all columns here."""
     if known is None:
-        return _Columns(own_N1, None), _Columns(own_NK, None)
-    facts_NJ, facts_NKJ = known.list_positives(), known.list_negatives(own_NK.shape[1])
-    positives_BCJ, negatives_BCJ = _place(facts_NJ, facts_NKJ, contrast, counts, group)
-    positives_NC = exclude_by_facts(facts_NJ, positives_BCJ).scatter(1, own_N1, False)
-    negatives_NC = exclude_by_facts(facts_NJ, negatives_BCJ)
-    surpassing_NK = known.find_surpassing()
-    if surpassing_NK is not None:
-        surpassing_NK = surpassing_NK | negatives_NC.gather(1, own_NK)
-        negatives_NC = negatives_NC.scatter(1, own_NK, surpassing_NK)
-    return _Columns(own_N1, positives_NC), _Columns(own_NK, negatives_NC)
+        return _Facts(owns)
+    facts_NJ, facts_NKJ = known.list_positives(), known.list_negatives(owns[1].shape[1])
+    placed = _place(facts_NJ, facts_NKJ, contrast, counts, group)
+    return _Facts(owns, facts_NJ, placed, known.find_surpassing())
 
 
 def _check(
