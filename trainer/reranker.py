@@ -166,4 +166,8 @@ def _load_transformer(path: Path, seed: int) -> nn.Module:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"cannot load the model in {path} as a reranker: {error}") from error
     loaded: nn.Module = model
+    # Weights lie in the mapped file as its header happened to align them, and sums of a matrix
+    # product are rounded by that: a resumed run would differ in the last bits.
+    for weight in loaded.parameters():
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
     return loaded
