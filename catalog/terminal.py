@@ -21,7 +21,7 @@ CatalogOption = Annotated[
         "--catalog",
         "-c",
         envvar=ENVIRONMENT_VARIABLE,
-        help="Folder or postgres:// URL of the catalog (default ./corpus).",
+        help="Folder or URL of the catalog (default ./corpus).",
         show_default=False,
     ),
 ]

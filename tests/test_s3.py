@@ -1,12 +1,11 @@
 """Data on S3: a real server of its protocol, also one that goes away in the middle."""
 
 import importlib.util
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from catalog.errors import CatalogError
 from catalog.executors import ExecutorSettings
@@ -181,6 +180,8 @@ def test_a_database_that_dies_leaves_whole_jobs_only(
 def test_no_secret_is_stored_or_said(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lode import app
+
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-of-the-tests-only")
     monkeypatch.setenv("PGPASSWORD", "password-of-the-tests-only")
     url = url_of(s3, tmp_path)
@@ -193,9 +194,8 @@ def test_no_secret_is_stored_or_said(
         ["sql", "from read_parquet('s3://nowhere/none.parquet')"],
         ["status"],
     ):
-        command = [sys.executable, "-m", "lode", *words, "-c", url]
-        done = subprocess.run(command, capture_output=True, text=True)
-        said += done.stdout + done.stderr
+        done = CliRunner().invoke(app, [*words, "-c", url])
+        said += f"{done.output}{done.exception}"
     assert "1 pairs and passages" in said
     assert "404" in said
     secrets = [SECRET, "token-of-the-tests-only", "password-of-the-tests-only"]
