@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catalog.recipe_files import RecipeError
 from mining.encoder import LEXICAL
-from recipes.plan import RecipePlan
+from recipes.plan import LATER, RecipePlan
 from recipes.sections import MineSection
 
 
@@ -28,14 +28,19 @@ def requirements(plan: RecipePlan) -> list[Requirement]:
         found += _model("score", plan.score.model, "--set score.model=FOLDER")
     if plan.base:
         found += _model(_first_training(plan), plan.base, "--model FOLDER")
-    for stage in ("general", "train"):
+    for stage in ("general", "train", "rerank"):
         settings = getattr(plan, stage)
         if settings is not None and settings.engine == "deepspeed":
             found.append(_package(stage, "deepspeed", "deepspeed"))
     if plan.mine is not None:
         found += _mining(plan.mine)
+    if plan.rerank is not None and plan.rerank.base not in (LATER, plan.base, ""):
+        found += _model("rerank", plan.rerank.base, "--set rerank.base=FOLDER")
     if plan.evaluate is not None and not plan.evaluate.is_empty:
-        found.append(_package("evaluate", "mteb", "eval"))
+        if plan.general is not None or plan.train is not None:
+            found.append(_package("evaluate", "mteb", "eval"))
+        if plan.rerank is not None:
+            found.append(_package("evaluate", "sentence_transformers", "rerank"))
     return found
 
 
@@ -61,7 +66,7 @@ def _mining(section: MineSection) -> list[Requirement]:
 
 
 def _first_training(plan: RecipePlan) -> str:
-    return next(stage for stage in plan.stages if stage in ("general", "train"))
+    return next(stage for stage in plan.stages if stage in ("general", "train", "rerank"))
 
 
 def _package(stage: str, module: str, extra: str) -> Requirement:
