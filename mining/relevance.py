@@ -14,6 +14,7 @@ class RelevanceSettings:
 
     Only the first ``ranks`` candidates are read: a cross-encoder is slow, and false negatives are
     at the top. Scores are the model's own, after its activation: 0 to 1 for most rerankers.
+    ``max_tokens`` of a pair are read, or as many as the model can.
     """
 
     model: str
@@ -35,7 +36,11 @@ class Relevance:
         from sentence_transformers import CrossEncoder  # imports for seconds
 
         self.settings = settings
-        self.model: Any = CrossEncoder(settings.model, max_length=settings.max_tokens)
+        self.model: Any = CrossEncoder(settings.model)
+        positions = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        tokenizer = self.model.tokenizer
+        own = min(int(tokenizer.model_max_length), positions)
+        tokenizer.model_max_length = min(settings.max_tokens, own)
         if self.model.config.num_labels != 1:
             raise ValueError(
                 f"{settings.model} gives {self.model.config.num_labels} scores a pair; a reranker "
@@ -44,12 +49,16 @@ class Relevance:
 
     def judge(self, queries: Sequence[str], passages: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Say for each query and the passage beside it whether that answers it."""
+        relevant: npt.NDArray[np.bool_] = self.score(queries, passages) >= self.settings.min_score
+        return relevant
+
+    def score(self, queries: Sequence[str], passages: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the score of each query and the passage beside it, after the activation."""
         if not queries:
-            return np.zeros(0, bool)
+            return np.zeros(0, np.float32)
         scores = self.model.predict(
             list(zip(queries, passages, strict=True)),
             batch_size=self.settings.batch_size,
             show_progress_bar=False,
         )
-        relevant: npt.NDArray[np.bool_] = np.asarray(scores) >= self.settings.min_score
-        return relevant
+        return np.asarray(scores, np.float32)

@@ -95,9 +95,13 @@ def load_collection(folder: Path) -> Collection:
 
 def evaluate(collection: Collection, find: Searcher) -> dict[str, float]:
     """Search the collection and return its mean metrics by name."""
-    depth = max(NDCG_DEPTH, MRR_DEPTH, *RECALL_DEPTHS)
-    rows, _ = find(collection.queries, collection.passages, depth)
+    rows, _ = find(collection.queries, collection.passages, depth_of_metrics())
     return measure(rows, collection.judgments)
+
+
+def depth_of_metrics() -> int:
+    """Return how many passages of a query the metrics look at."""
+    return max(NDCG_DEPTH, MRR_DEPTH, *RECALL_DEPTHS)
 
 
 def evaluate_folders(

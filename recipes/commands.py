@@ -107,6 +107,9 @@ def run(
         found = open_catalog(catalog)
         done = run_recipe(plan, found, out, place, say, _stages(stages))
     say(f"model {done.model()}")
+    reranker = done.journal.newest("reranker")
+    if reranker is not None:
+        say(f"reranker {reranker}")
 
 
 def _stages(words: str | None) -> list[str] | None:

@@ -11,20 +11,21 @@ from curation.recipes import Recipe, load_recipe
 from recipes.sections import CurateSection, EvaluateSection, MineSection, ScoreSection
 from trainer.new_model import NewModelSettings
 from trainer.pretrain_settings import PretrainSettings, pretraining_of
+from trainer.reranker_settings import RerankSettings, rerank_settings_of
 from trainer.settings import TrainSettings, change_settings, settings_of
 
 # In the order in which they run.
 STAGES: Final = (
-    "curate", "score", "new_model", "pretrain", "general", "mine", "train", "evaluate",
+    "curate", "score", "new_model", "pretrain", "general", "mine", "train", "rerank", "evaluate",
 )  # fmt: skip
-# Those that train a model.
+# Those that train an embedding model.
 TRAINING: Final = ("pretrain", "general", "train")
 _PLAIN_SECTIONS: Final = {
     "curate": CurateSection, "score": ScoreSection, "new_model": NewModelSettings,
     "mine": MineSection, "evaluate": EvaluateSection,
 }  # fmt: skip
 # A run without a base of its own makes one; settings are read before that is there.
-_LATER: Final = "the model of an earlier stage"
+LATER: Final = "the model of an earlier stage"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RecipePlan:
     general: TrainSettings | None = None
     mine: MineSection | None = None
     train: TrainSettings | None = None
+    rerank: RerankSettings | None = None
     evaluate: EvaluateSection | None = None
 
     @property
@@ -53,7 +55,14 @@ class RecipePlan:
         if self.new_model is not None:
             return None
         first = self.pretrain or self.general or self.train
-        return first.model.base if first else None
+        if first is not None:
+            return first.model.base
+        return self.rerank.base if self.rerank is not None else None
+
+    @property
+    def trains_embedding(self) -> bool:
+        """It makes an embedding model, and not a reranker alone."""
+        return any(getattr(self, stage) is not None for stage in TRAINING)
 
     @property
     def evaluation_sets(self) -> tuple[str, ...]:
@@ -114,15 +123,29 @@ def _plan_of(path: Path, content: dict[str, Any]) -> RecipePlan:
     }
     made["curate"] = _curation(path, content, made.get("curate"))
     if "new_model" in content:
-        content["model"] = {**content["model"], "base": _LATER}
+        content["model"] = {**content["model"], "base": LATER}
     if "pretrain" in content:
         made["pretrain"] = pretraining_of(path, content)
     for section in ("general", "train"):
         if section in content:
             made[section] = settings_of(path, content, section)
-    if not set(TRAINING) & set(made):
-        raise RecipeError(f"{path} trains nothing; give [train], or use lode curate")
+    if "rerank" in content:
+        made["rerank"] = _reranking(path, content)
+    if not {*TRAINING, "rerank"} & set(made):
+        raise RecipeError(f"{path} trains nothing; give [train] or [rerank], or use lode curate")
     return RecipePlan(content.get("recipe", {}).get("name", path.stem), path, **made)
+
+
+def _reranking(path: Path, content: Mapping[str, Any]) -> RerankSettings:
+    """Return the settings of a reranker; LATER is its base where the run trains a model first."""
+    if "mine" not in content:
+        raise RecipeError(
+            f"{path}: [rerank] learns from mined candidates, and there is no [mine] before it; "
+            "give one"
+        )
+    if {"general", "train"} & set(content):
+        content = {**content, "rerank": {"base": LATER} | content["rerank"]}
+    return rerank_settings_of(path, content)
 
 
 def _curation(path: Path, content: Mapping[str, Any], named: CurateSection | None) -> Recipe:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catalog.recipe_files import RecipeError
 from mining.encoder import LEXICAL
-from recipes.plan import TRAINING, RecipePlan
+from recipes.plan import LATER, TRAINING, RecipePlan
 from recipes.sections import MineSection
 
 
@@ -28,7 +28,7 @@ def requirements(plan: RecipePlan) -> list[Requirement]:
         found += _model("score", plan.score.model, "--set score.model=FOLDER")
     if plan.base:
         found += _model(_first_training(plan), plan.base, "--model FOLDER")
-    for stage in TRAINING:
+    for stage in (*TRAINING, "rerank"):
         settings = getattr(plan, stage)
         if settings is not None and settings.engine == "deepspeed":
             found.append(_package(stage, "deepspeed", "deepspeed"))
@@ -36,9 +36,9 @@ def requirements(plan: RecipePlan) -> list[Requirement]:
         found.append(_package("pretrain", "jieba", "words"))
     if plan.mine is not None:
         found += _mining(plan.mine)
-    if plan.evaluate is not None and not plan.evaluate.is_empty:
-        found.append(_package("evaluate", "mteb", "eval"))
-    return found
+    if plan.rerank is not None and plan.rerank.base not in (LATER, plan.base, ""):
+        found += _model("rerank", plan.rerank.base, "--set rerank.base=FOLDER")
+    return found + _evaluation(plan)
 
 
 def check_requirements(plan: RecipePlan, stages: Iterable[str]) -> None:
@@ -62,8 +62,19 @@ def _mining(section: MineSection) -> list[Requirement]:
     return found
 
 
+def _evaluation(plan: RecipePlan) -> list[Requirement]:
+    if plan.evaluate is None or plan.evaluate.is_empty:
+        return []
+    found = []
+    if plan.trains_embedding:
+        found.append(_package("evaluate", "mteb", "eval"))
+    if plan.rerank is not None:
+        found.append(_package("evaluate", "sentence_transformers", "rerank"))
+    return found
+
+
 def _first_training(plan: RecipePlan) -> str:
-    return next(stage for stage in plan.stages if stage in TRAINING)
+    return next(stage for stage in plan.stages if stage in (*TRAINING, "rerank"))
 
 
 def _package(stage: str, module: str, extra: str) -> Requirement:

@@ -21,14 +21,17 @@ from curation.decontaminate import decontaminate
 from mining.embed import embed
 from mining.encoder import SIDES, EncoderSettings
 from mining.mine import mine
+from mining.relevance import RelevanceSettings
 from mining.score import score
 from recipes.journal import Journal
-from recipes.plan import RecipePlan
+from recipes.plan import LATER, RecipePlan
 from trainer.eval_records import commit_results
+from trainer.eval_reranked import evaluate_two_stages, two_stage_lines
 from trainer.evaluation import evaluate_model, print_results
 from trainer.model import ModelSettings
 from trainer.new_model import make_model
 from trainer.pretraining import pretrain
+from trainer.reranker_run import train_reranker
 from trainer.run import RunPlace, train
 from trainer.settings import TrainSettings
 
@@ -36,6 +39,7 @@ SNAPSHOT: Final = "snapshot"
 MODEL: Final = "model"
 MINING_RUN: Final = "mining_run"
 RUN: Final = "run"  # the training run of the newest model
+RERANKER: Final = "reranker"
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,13 @@ class Bench:
         found = self.journal.newest(MODEL) or self.plan.base
         assert found is not None
         return found
+
+    def encoder(self) -> str:
+        """Return the model that searches: the newest, or who mined where none is trained."""
+        section = self.plan.mine
+        trains = self.plan.general or self.plan.train
+        named = section.model if section is not None and not trains else None
+        return named or self.model()
 
 
 Made = Mapping[str, str]
@@ -146,26 +157,47 @@ def run_train(bench: Bench) -> Made:
     return _train(bench, "train", bench.plan.train)
 
 
+def run_rerank(bench: Bench) -> Made:
+    """Train a reranker on the mined candidates."""
+    settings = bench.plan.rerank
+    assert settings is not None
+    if settings.base == LATER:
+        settings = replace(settings, base=bench.model())
+    name = f"{bench.name}-rerank"
+    place = RunPlace(
+        bench.folder / name, bench.catalog, bench.snapshot(), bench.journal.newest(MINING_RUN)
+    )
+    return {RERANKER: str(train_reranker(place, settings, bench.say))}
+
+
 def run_evaluate(bench: Bench) -> Made:
-    """Evaluate the newest model through mteb, and keep the results in the catalog."""
+    """Evaluate what the run has trained, and keep the results in the catalog.
+
+    A model goes through mteb; a reranker is the second stage of its searches, or of those of the
+    model that mined.
+    """
     section = bench.plan.evaluate
     if section is None or section.is_empty:
         bench.say("no evaluation sets were given (--benchmark, --sts, --retrieval): left out")
         return {}
     output = bench.folder / "evaluation"
-    with Bars({}) as bars:
-        encoder = EncoderSettings(bench.model())
-        results = evaluate_model(encoder, section.paths(), output, progress=bars)
+    paths = section.paths()
     held = snapshot_contamination(bench.catalog, bench.snapshot())
-    print_results(results, held)
-    commit_results(bench.catalog, results, bench.journal.newest(RUN), held)
+    if bench.plan.trains_embedding:
+        with Bars({}) as bars:
+            encoder = EncoderSettings(bench.model())
+            results = evaluate_model(encoder, paths, output, progress=bars)
+        print_results(results, held)
+        commit_results(bench.catalog, results, bench.journal.newest(RUN), held)
+    if bench.plan.rerank is not None and paths.retrieval:
+        _evaluate_reranked(bench, list(paths.retrieval))
     return {"evaluation": str(output)}
 
 
 RUNNERS: Final[Mapping[str, Callable[[Bench], Made]]] = {
     "curate": run_curate, "score": run_score, "new_model": run_new_model,
     "pretrain": run_pretrain, "general": run_general, "mine": run_mine, "train": run_train,
-    "evaluate": run_evaluate,
+    "rerank": run_rerank, "evaluate": run_evaluate,
 }  # fmt: skip
 
 
@@ -181,6 +213,17 @@ def _train(bench: Bench, stage: str, settings: TrainSettings) -> Made:
 def _begun_with(bench: Bench, model: ModelSettings) -> ModelSettings:
     """Return the settings of a model that begins where the run is."""
     return replace(model, base=bench.model())
+
+
+def _evaluate_reranked(bench: Bench, retrieval: list[Path]) -> None:
+    reranker = bench.journal.newest(RERANKER)
+    assert reranker is not None
+    encoder = EncoderSettings(bench.encoder())
+    results = list(evaluate_two_stages(encoder, RelevanceSettings(reranker), retrieval))
+    for line in two_stage_lines(results):
+        bench.say(line)
+    commit_results(bench.catalog, [found for found, _ in results], bench.journal.newest(RUN))
+    commit_results(bench.catalog, [after for _, after in results], f"{bench.name}-rerank")
 
 
 def _take_snapshot(bench: Bench, name: str, policy: Policy) -> str:

@@ -70,6 +70,12 @@ def test_a_plan_holds_every_stage_in_order_with_its_settings(tmp_path: Path) -> 
         ('[curate]\nrecipe = "conan-v1"', "", "either [policy] or [curate]"),
         ('recipe = "conan-v1"', 'recipe = "conan-v9"', "there is no recipe 'conan-v9'"),
         ("[train]\nsteps = 3\n[train.retrieval]\nbatch = 4", "", "trains nothing"),
+        (
+            "[mine]\ndepth = 20",
+            "[rerank]",
+            "[rerank] learns from mined candidates, and there is no",
+        ),
+        ("[evaluate]", "[rerank]\nlos = 1", "unknown key 'los' in [rerank]; did you mean 'loss'"),
         ("steps = 3", "step = 3", "unknown key 'step' in [train]; did you mean 'steps'"),
         ("[new_model]\nlayers = 1\nwidth = 32\nmax_tokens = 32", "", "names no model: set base"),
         ("[evaluate]", '[evaluate]\nsts = ["no/such/file"]', "no/such/file does not exist"),
@@ -182,12 +188,14 @@ def test_a_rehearsal_goes_through_every_stage_and_on_after_kills(tmp_path: Path,
     # What was done is not done again.
     assert ("── curate ──" in printed) == (name != "conan-v1")
     catalog = Catalog.open(str(folder / "rehearsal" / "corpus"))
-    run = f"{name}-train"
+    plan = load_plan(name, rehearse=True)
+    last_training = "train" if plan.train else "rerank"
+    run = f"{name}-{last_training}"
     assert fetch(catalog, f"select count(*) from runs where run_id = '{run}'") == [(1,)]
     values = fetch(catalog, f"select count(*), min(value) from evaluations where run = '{run}'")
     assert values[0][0] > 0
     assert values[0][1] > 0.1
     steps = "select max(step), count(distinct step) from metrics where metric = 'lr' and run = "
     last, reported = fetch(catalog, f"{steps}'{run}'")[0]
-    assert last == load_plan(name, rehearse=True).train.steps
+    assert last == getattr(plan, last_training).steps
     assert reported == last // 10

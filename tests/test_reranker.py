@@ -11,13 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from catalog.errors import CatalogError
+from catalog.executors import ExecutorSettings
 from catalog.pack import NONE
-from tests.model_folders import bert, qwen
+from catalog.snapshots import create_snapshot, load_snapshot
+from lode import app
+from mining.candidates import FilterSettings
+from mining.embed import embed
+from mining.encoder import EncoderSettings
+from mining.mine import MineSettings, mine
+from mining.relevance import RelevanceSettings
+from mining.reranking import rerank
+from mining.search import NO_PASSAGE
+from tests.mined_catalog import add_run
+from tests.model_folders import bert, qwen, save_model
+from tests.pack_catalog import make_catalog, pair
+from tests.tiny_catalog import fetch
 from tests.train_process import (
     CONTEXT,
     FILE,
@@ -44,6 +61,7 @@ from trainer.reranker_updates import (
     trainable_pairs,
 )
 from trainer.resume import load_run
+from trainer.run import RunPlace
 
 KILLS = int(os.environ.get("LODE_KILLS", "1"))
 
@@ -310,6 +328,7 @@ def rerank_until(made: Made, settings: Any, run: str, last_call: int, calls: Any
     train_until(made, settings, run, last_call, calls, train_reranker)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_call_changes_nothing_but_the_time(whole: Made, tmp_path: Path) -> None:
     copy = whole.copy(tmp_path / "made")
     calls = CONTEXT.Value("q", 0)
@@ -348,10 +367,6 @@ def test_a_run_goes_on_from_its_folder_alone_and_as_itself_only(
 
 
 def test_a_snapshot_without_candidates_names_the_missing_step(tmp_path: Path) -> None:
-    from catalog.snapshots import create_snapshot, load_snapshot
-    from tests.pack_catalog import make_catalog, pair
-    from trainer.run import RunPlace
-
     catalog = make_catalog(tmp_path / "corpus", [pair(1, n, f"q{n}", f"p{n}") for n in range(4)])
     create_snapshot(catalog, "v1")
     place = RunPlace(tmp_path / "r", catalog, load_snapshot(catalog, "v1"))
@@ -374,3 +389,153 @@ def test_a_snapshot_without_candidates_names_the_missing_step(tmp_path: Path) ->
 def test_a_wrong_setting_is_refused(more: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RerankSettings("model", **more)
+
+
+# What is learned, and used back ------------------------------------------------------------------
+
+TOPICS, ANSWERS = "abcd", "wxyz"  # the answer to a question about a topic holds its partner
+
+
+def question(topic: int, number: int) -> str:
+    return f"{TOPICS[topic] * 3} {number}"
+
+
+def answer(topic: int, number: int) -> str:
+    return f"{ANSWERS[topic] * 3} {number}"
+
+
+def make_grammar(folder: Path) -> Made:
+    """Questions and answers whose topics fit; candidates are answers to other topics."""
+    numbers = range(10, 60)
+    rows = [
+        pair(1, n, question(n % 4, number), answer(n % 4, number))
+        for n, number in enumerate(numbers)
+    ]
+    catalog = make_catalog(folder / "corpus", rows)
+    lists = {}
+    for n in range(len(rows)):
+        others = [m for m in range(len(rows)) if (n - m) % 4]
+        lists[FILE + n] = [(FILE + m, 0.9 - rank / 64, 0) for rank, m in enumerate(others)]
+    add_run(catalog, RUN, create_snapshot(catalog, "v1"), lists)
+    bert(folder / "model")
+    config = transformers.AutoConfig.from_pretrained(folder / "model")
+    config.initializer_range = 0.1
+    save_model(transformers.BertModel, config, folder / "model")
+    return Made(folder)
+
+
+def score_answers(model: Reranker) -> np.ndarray:
+    """Return the logits of answers to every topic [n, 4], the right one first, of new numbers."""
+    asked = [(topic, number) for topic in range(4) for number in range(70, 80)]
+    queries = [question(*each) for each in asked for _ in range(4)]
+    passages = [answer((topic + k) % 4, number + 7) for topic, number in asked for k in range(4)]
+    return model.score(queries, passages).reshape(-1, 4)
+
+
+def share_first(scores: np.ndarray) -> float:
+    return float((scores[:, 0] > scores[:, 1:].max(axis=1)).mean())
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    made = make_grammar(tmp_path_factory.mktemp("grammar"))
+    settings = settings_of(
+        made, candidate_ranks=(0, 40), batch=16, batch_tokens=4096, steps=100,
+        checkpoint_every=500, optimizer=OptimizerSettings(lr=4e-3), log_every=50,
+    )  # fmt: skip
+    train_reranker(made.place("r"), settings)
+    return made
+
+
+def test_training_puts_answers_above_others_to_new_questions(learned: Made) -> None:
+    before = Reranker(str(learned.model), None, 1, "float32")
+    after = Reranker(str(learned.folder / "r" / "checkpoint"), None, 1, "float32")
+    assert share_first(score_answers(before)) < 0.6
+    assert share_first(score_answers(after)) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_mining_removes_what_a_trained_reranker_calls_relevant(learned: Made) -> None:
+    folder = str(learned.folder / "r" / "checkpoint")
+    logits = score_answers(Reranker(folder, None, 1, "float32"))
+    middle = 1 / (1 + np.exp(-(logits[:, 0].mean() + logits[:, 1:].mean()) / 2))
+    relevance = RelevanceSettings(folder, min_score=float(middle), ranks=50)
+    encoder, catalog = EncoderSettings("lexical-16"), learned.catalog
+    snapshot, executor = load_snapshot(catalog, "v1"), ExecutorSettings(1)
+    for side in ("query", "passage"):
+        embed(catalog, snapshot, encoder, side, executor)
+    settings = MineSettings(30, filters=FilterSettings(relative_margin=None), relevance=relevance)
+    mined = mine(catalog, snapshot, settings, encoder, executor)
+    found = fetch(
+        catalog,
+        "select query_id, unnest(passage_ids), unnest(filtered_by) from candidates where run = "
+        f"'{mined.run}'",
+    )
+    same = [bool(flags & 64) for query, passage, flags in found if not (query - passage) % 4
+            and not flags & ~64]  # fmt: skip
+    other = [bool(flags & 64) for query, passage, flags in found if (query - passage) % 4]
+    assert len(same) > 100
+    assert len(other) > 100
+    assert np.mean(same) > 0.9  # answers to the same topic are false negatives
+    assert np.mean(other) < 0.2
+
+
+def write_collection(folder: Path) -> Path:
+    """Answers of all topics share the number that they are found by."""
+    folder.mkdir()
+    corpus = [
+        {"_id": f"{t}-{n}", "title": "", "text": answer(t, n)}
+        for t in range(4)
+        for n in range(70, 80)
+    ]
+    asked = [{"_id": str(n), "text": question(n % 4, n)} for n in range(70, 80)]
+    judged = [{"query-id": str(n), "corpus-id": f"{n % 4}-{n}", "score": 1} for n in range(70, 80)]
+    for name, rows in (("corpus", corpus), ("queries", asked), ("qrels", judged)):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_second_stage_of_retrieval_is_evaluated_and_kept(learned: Made, tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "digits")
+    reranker = str(learned.folder / "r" / "checkpoint")
+    words = ["evaluate", "retrieval", str(folder), "-m", "bm25", "--rerank", reranker]
+    url = learned.catalog.location.url
+    done = CliRunner().invoke(app, [*words, "--rerank-depth", "4", "--record", "--catalog", url])
+    assert done.exit_code == 0, done.exception
+    header, found, reranked, kept = done.stdout.splitlines()
+    assert header.split() == [
+        "collection", "ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10",
+    ]  # fmt: skip
+    assert (found.split()[:2], reranked.split()[:2]) == (
+        ["digits", "found"],
+        ["digits", "reranked"],
+    )
+    before, after = float(found.split()[2]), float(reranked.split()[2])
+    assert after > before + 0.2
+    assert kept == "8 values kept in evaluations"
+    rows = fetch(
+        learned.catalog,
+        "select run, model, round(value, 4) from evaluations where metric = 'ndcg_at_10' and "
+        "is_main order by value",
+    )
+    name = (learned.folder / "r" / "checkpoint").resolve().name
+    assert rows == [(None, "bm25", before), ("r", f"bm25+{name}", after)]
+    words[1] = str(learned.model)
+    refused = CliRunner().invoke(app, words)
+    assert "--rerank is for: lode evaluate retrieval" in str(refused.exception)
+
+
+def test_only_the_first_passages_are_reranked(learned: Made) -> None:
+    class Longest:
+        def score(self, queries: list[str], passages: list[str]) -> np.ndarray:
+            assert len(queries) == len(passages) == 5
+            return np.array([len(passage) for passage in passages], np.float32)
+
+    passages = ["a", "bb", "ccc", "dddd"]
+    rows = np.array([[0, 2, 1, 3], [1, 0, NO_PASSAGE, NO_PASSAGE]])
+    found = rerank(Longest(), ["x", "y"], passages, rows, 3)
+    assert found.tolist() == [[2, 1, 0, 3], [1, 0, NO_PASSAGE, NO_PASSAGE]]
+    with pytest.raises(ValueError, match="depth of reranking is 0"):
+        rerank(Longest(), ["x", "y"], passages, rows, 0)

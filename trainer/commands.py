@@ -1,13 +1,16 @@
 """Commands of training: pre-train, train, make a new model, evaluate, and compare runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from catalog.errors import CatalogError
 from catalog.snapshots import load_snapshot
 from catalog.terminal import Bars, CatalogOption, open_catalog, say
+
+if TYPE_CHECKING:
+    from mining.encoder import EncoderSettings
 
 runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
 
@@ -164,6 +167,10 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for mteb's result files.")
     ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(help="With retrieval: a cross-encoder as the second stage.")
+    ] = None,
+    rerank_depth: Annotated[int, typer.Option(help="Passages of a query that it reads.")] = 100,
     record: Annotated[bool, typer.Option(help="Keep the results in the catalog.")] = False,
     snapshot: Annotated[
         str | None,
@@ -185,6 +192,11 @@ def evaluate(
         max_tokens=max_tokens, query_instruction=instruction,
         passage_instruction=passage_instruction,
     )  # fmt: skip
+    if rerank is not None:
+        if what != "retrieval":
+            raise CatalogError("--rerank is for: lode evaluate retrieval FOLDERS --rerank MODEL")
+        _evaluate_two_stages(settings, rerank, folders or [], rerank_depth, catalog, record)
+        return
     if what == "retrieval":
         from mining.retrieval_eval import evaluate_folders, searcher, table_lines
 
@@ -195,7 +207,7 @@ def evaluate(
     from trainer.eval_paths import SetPaths, read_benchmark
     from trainer.eval_records import commit_results
     from trainer.evaluation import evaluate_model, print_results
-    from trainer.run_record import find_record
+    from trainer.run_record import run_of_model
 
     sets = SetPaths(sts or (), retrieval or (), classification or (), clustering or ())
     if benchmark is not None:
@@ -208,10 +220,32 @@ def evaluate(
         results = evaluate_model(settings, sets, output, progress=bars)
     print_results(results, held)
     if record:
-        place = Path(what).absolute().parent
-        run = place.name if find_record(place) else None
-        rows = commit_results(open_catalog(catalog), results, run, held)
+        rows = commit_results(open_catalog(catalog), results, run_of_model(what), held)
         say(f"{rows:,} values kept in evaluations")
+
+
+def _evaluate_two_stages(
+    search: "EncoderSettings",
+    model: str,
+    folders: list[Path],
+    depth: int,
+    catalog: str | None,
+    record: bool,
+) -> None:
+    """Print every collection's metrics before and after the second stage; keep both if asked."""
+    from mining.relevance import RelevanceSettings
+    from trainer.eval_records import commit_results
+    from trainer.eval_reranked import evaluate_two_stages, two_stage_lines
+    from trainer.run_record import run_of_model
+
+    results = list(evaluate_two_stages(search, RelevanceSettings(model), folders, depth))
+    for line in two_stage_lines(results):
+        say(line)
+    if record:
+        found = open_catalog(catalog)
+        stages = zip((search.model, model), zip(*results, strict=True), strict=True)
+        kept = sum(commit_results(found, of, run_of_model(name)) for name, of in stages)
+        say(f"{kept:,} values kept in evaluations")
 
 
 @runs_app.command("compare")

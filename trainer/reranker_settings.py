@@ -113,12 +113,16 @@ def load_rerank_settings(
 
 
 def rerank_settings_of(path: Path, content: Mapping[str, Any]) -> RerankSettings:
-    """Return the settings of a recipe's section [rerank]."""
+    """Return the settings of a recipe's [rerank]; its base is that of [model] if it names none."""
     if SECTION not in content:
         raise RecipeError(f"{path} has no [{SECTION}]: it does not say how a reranker is trained")
-    if "base" not in content[SECTION]:
-        raise RecipeError(f"{path} names no model: set base in [{SECTION}], or give --model")
-    return rerank_from_document(path, content[SECTION])
+    base = content.get("model", {}).get("base")
+    document = ({} if base is None else {"base": base}) | content[SECTION]
+    if "base" not in document:
+        raise RecipeError(
+            f"{path} names no model: set base in [model] or [{SECTION}], or give --model"
+        )
+    return rerank_from_document(path, document)
 
 
 def rerank_from_document(path: Path, document: Mapping[str, Any]) -> RerankSettings:

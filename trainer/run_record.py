@@ -28,3 +28,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     if record is None:
         raise CatalogError(f"{folder} is no run: it has no {RUN_FILE}; lode train --out makes one")
     return record
+
+
+def run_of_model(model: str) -> str | None:
+    """Name the training run that a checkpoint's folder lies in; None: a model from elsewhere."""
+    place = Path(model).absolute().parent
+    return place.name if find_record(place) else None
