@@ -8,6 +8,7 @@ import contextlib
 import io
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from catalog.stage import Failure, Stage, load_stage
 from catalog.task_size import TaskSize
 
 _MEGABYTE: Final = 1 << 20
+_PROBE_S: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +94,33 @@ class RaySettings(TaskSize):
 
         if ray.is_initialized():
             return ray
+        self._probe()
         try:
             with _quiet():
                 ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CatalogError(
-                f"executor ray: there is no cluster at {self.address!r} ({said}); start one (ray "
-                "start --head) or give its address"
-            ) from error
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise self._absent(error) from error
         return ray
+
+    def _probe(self) -> None:
+        """Raise where nobody listens: Ray itself would try for minutes."""
+        address = self.address
+        if address == "auto":
+            address = os.environ.get("RAY_ADDRESS", address)
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not port.isdigit():
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _PROBE_S).close()
+        except (OSError, OverflowError) as error:
+            raise self._absent(error) from error
+
+    def _absent(self, error: Exception) -> CatalogError:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return CatalogError(
+            f"executor ray: there is no cluster at {self.address!r} ({said}); start one (ray start "
+            "--head) or give its address"
+        )
 
 
 def _run_on_worker(path: str, task: int, folder: str) -> Failure | None:
