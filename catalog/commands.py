@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    folder: Annotated[str | None, typer.Argument(help="Folder or URL (docs/pipelines.md).")] = None,
+    folder: Annotated[str | None, typer.Argument(help="Folder or URL.")] = None,
     catalog: CatalogOption = None,
 ) -> None:
     """Make an empty catalog."""

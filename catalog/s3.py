@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +50,7 @@ def find_access() -> Access:
             "data on S3 needs the package boto3; run: pip install 'lode-engine[s3]'"
         ) from error
     session = botocore.session.get_session()
+    session.register_component("data_loader", _loader())
     region = session.get_config_variable("region") or os.environ.get("AWS_REGION") or DEFAULT_REGION
     with asking("S3"):
         found = session.get_credentials()
@@ -73,6 +75,14 @@ def find_access() -> Access:
         is_encrypted=endpoint.scheme == "https",
         by_path=style == "path" or (style == "auto" and not is_amazon),
     )
+
+
+@cache
+def _loader() -> Any:
+    # A session of its own would read the descriptions of all services anew, for each connection.
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def sign_in(connection: duck.Connection) -> None:
