@@ -122,27 +122,35 @@ def lode(tokenizer: Any, length: int) -> Callable[[list[str]], int]:
     return collate
 
 
+def whole_word_mask(pieces: list[str], share: float) -> list[int]:
+    words: list[list[int]] = []
+    for place, piece in enumerate(pieces):
+        if piece in ("[CLS]", "[SEP]"):
+            continue
+        if words and piece.startswith("##"):
+            words[-1].append(place)
+        else:
+            words.append([place])
+    random.shuffle(words)
+    wanted = min(512, max(1, round(len(pieces) * share)))
+    chosen: set[int] = set()
+    for word in words:
+        if len(chosen) >= wanted:
+            break
+        if len(chosen) + len(word) <= wanted:
+            chosen.update(word)
+    return [int(place in chosen) for place in range(len(pieces))]
+
+
+def mask_tokens(tokenizer: Any, inputs: torch.Tensor, hidden: torch.Tensor) -> None:
+    masked = torch.bernoulli(torch.full(inputs.shape, 0.8)).bool() & hidden
+    inputs[masked] = tokenizer.mask_token_id
+    others = torch.bernoulli(torch.full(inputs.shape, 0.5)).bool() & hidden & ~masked
+    inputs[others] = torch.randint(len(tokenizer), inputs.shape)[others]
+
+
 def authors(tokenizer: Any, length: int) -> Callable[[list[str]], int]:
     """Return the peer: what is drawn and copied, and how often, is the authors'."""
-
-    def whole_word_mask(pieces: list[str], share: float) -> list[int]:
-        words: list[list[int]] = []
-        for place, piece in enumerate(pieces):
-            if piece in ("[CLS]", "[SEP]"):
-                continue
-            if words and piece.startswith("##"):
-                words[-1].append(place)
-            else:
-                words.append([place])
-        random.shuffle(words)
-        wanted = min(512, max(1, round(len(pieces) * share)))
-        chosen: set[int] = set()
-        for word in words:
-            if len(chosen) >= wanted:
-                break
-            if len(chosen) + len(word) <= wanted:
-                chosen.update(word)
-        return [int(place in chosen) for place in range(len(pieces))]
 
     def collate(texts: list[str]) -> int:
         inputs, encoder_masks, matrices = [], [], []
@@ -168,14 +176,8 @@ def authors(tokenizer: Any, length: int) -> Callable[[list[str]], int]:
         ):
             padded[n, : len(ids_L)], hidden[n, : len(ids_L)] = ids_L, mask_L.bool()
             visible[n, : len(ids_L), : len(ids_L)] = matrix_LL
-        mask_tokens(padded, hidden)
+        mask_tokens(tokenizer, padded, hidden)
         return sum(map(len, inputs))
-
-    def mask_tokens(inputs: torch.Tensor, hidden: torch.Tensor) -> None:
-        masked = torch.bernoulli(torch.full(inputs.shape, 0.8)).bool() & hidden
-        inputs[masked] = tokenizer.mask_token_id
-        others = torch.bernoulli(torch.full(inputs.shape, 0.5)).bool() & hidden & ~masked
-        inputs[others] = torch.randint(len(tokenizer), inputs.shape)[others]
 
     return collate
 
