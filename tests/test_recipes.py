@@ -50,6 +50,19 @@ def write(folder: Path, text: str = TINY, name: str = "tiny.toml") -> Path:
     return path
 
 
+def test_pretraining_comes_before_training_and_is_checked_with_it(tmp_path: Path) -> None:
+    text = TINY + "[pretrain]\nbatch = 8\n[pretrain.mask]\nwords = 'jieba'\n"
+    plan = load_plan(write(tmp_path, text), words=["pretrain.mask.decoder_share=0.7"])
+    stages = ("curate", "score", "new_model", "pretrain", "mine", "train", "evaluate")
+    assert plan.stages == stages
+    assert (plan.pretrain.batch, plan.pretrain.mask.decoder_share) == (8, 0.7)
+    assert ("pretrain", "the package jieba") in [(n.stage, n.what) for n in requirements(plan)]
+    with pytest.raises(RecipeError, match=r"'decoder_shard' in \[pretrain.mask\]; did you mean"):
+        load_plan(write(tmp_path, text + "decoder_shard = 0.7\n"))
+    alone = text.replace("[train]\nsteps = 3\n[train.retrieval]\nbatch = 4\n", "")
+    assert load_plan(write(tmp_path, alone)).train is None
+
+
 def test_a_plan_holds_every_stage_in_order_with_its_settings(tmp_path: Path) -> None:
     plan = load_plan(write(tmp_path), words=["train.retrieval.batch=8", "score.min_score=0.5"])
     assert plan.stages == ("curate", "score", "new_model", "mine", "train", "evaluate")
@@ -189,7 +202,7 @@ def test_a_rehearsal_goes_through_every_stage_and_on_after_kills(tmp_path: Path,
     assert ("── curate ──" in printed) == (name != "conan-v1")
     catalog = Catalog.open(str(folder / "rehearsal" / "corpus"))
     plan = load_plan(name, rehearse=True)
-    last_training = "train" if plan.train else "rerank"
+    last_training = next(stage for stage in ("train", "rerank", "pretrain") if stage in stages)
     run = f"{name}-{last_training}"
     assert fetch(catalog, f"select count(*) from runs where run_id = '{run}'") == [(1,)]
     values = fetch(catalog, f"select count(*), min(value) from evaluations where run = '{run}'")
