@@ -55,7 +55,7 @@ def test_no_page_names_a_command_that_does_not_exist() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     for page in pages:
         for line in page.read_text(encoding="utf-8").splitlines():
-            found = re.match(r"(?:\$ )?lode ([a-z-]+)(?: ([a-z]+))?", line)
+            found = re.match(r"(?:\$ )?lode ([a-z-]+)(?: ([a-z_]+))?", line)
             if found:
                 one, two = f"lode {found[1]}", f"lode {found[1]} {found[2]}"
                 assert one in known or two in known, f"{page.name}: {line}"
