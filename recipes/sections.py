@@ -86,12 +86,18 @@ class MineSection:
 
 @dataclass(frozen=True)
 class EvaluateSection:
-    """Evaluation sets of this machine: files of graded pairs, judged collections, or folders."""
+    """Evaluation sets of this machine: files of graded pairs, judged collections, or folders.
+
+    A reranker reads the first ``rerank_depth`` passages that a search finds.
+    """
 
     sts: tuple[str, ...] = ()
     retrieval: tuple[str, ...] = ()
+    rerank_depth: int = 100
 
     def __post_init__(self) -> None:
+        if self.rerank_depth < 1:
+            raise ValueError(f"rerank_depth is {self.rerank_depth}; it must be at least 1")
         missing = [path for path in (*self.sts, *self.retrieval) if not Path(path).exists()]
         if missing:
             raise ValueError(
