@@ -89,7 +89,8 @@ class MineSection:
 class EvaluateSection:
     """Evaluation sets of this machine: files and folders by kind, or a benchmark's below ``data``.
 
-    The kinds are those of ``trainer.eval_paths.SetPaths``.
+    The kinds are those of ``trainer.eval_paths.SetPaths``. A reranker reads the first
+    ``rerank_depth`` passages that a search finds.
     """
 
     sts: tuple[str, ...] = ()
@@ -98,8 +99,11 @@ class EvaluateSection:
     clustering: tuple[str, ...] = ()
     benchmark: str | None = None
     data: str = "."
+    rerank_depth: int = 100
 
     def __post_init__(self) -> None:
+        if self.rerank_depth < 1:
+            raise ValueError(f"rerank_depth is {self.rerank_depth}; it must be at least 1")
         missing = [path for path in self.paths().all if not path.exists()]
         if missing:
             raise ValueError(

@@ -218,8 +218,10 @@ def _begun_with(bench: Bench, model: ModelSettings) -> ModelSettings:
 def _evaluate_reranked(bench: Bench, retrieval: list[Path]) -> None:
     reranker = bench.journal.newest(RERANKER)
     assert reranker is not None
-    encoder = EncoderSettings(bench.encoder())
-    results = list(evaluate_two_stages(encoder, RelevanceSettings(reranker), retrieval))
+    assert bench.plan.evaluate is not None
+    encoder, second = EncoderSettings(bench.encoder()), RelevanceSettings(reranker)
+    depth = bench.plan.evaluate.rerank_depth
+    results = list(evaluate_two_stages(encoder, second, retrieval, depth))
     for line in two_stage_lines(results):
         bench.say(line)
     commit_results(bench.catalog, [found for found, _ in results], bench.journal.newest(RUN))
