@@ -76,7 +76,7 @@ def sample(data: Path, count: int) -> list[str]:
     return passages.take([i * len(passages) // count for i in range(count)]).to_pylist()
 
 
-def make_model(folder: Path, texts: list[str]) -> None:
+def make_model(folder: Path, texts: list[str], layers: int = 6, width: int = 384) -> None:
     """Write a random model whose vocabulary is the characters of the texts, as a published folder.
 
     A Chinese BERT reads a character as a token; so does this one.
@@ -96,10 +96,10 @@ def make_model(folder: Path, texts: list[str]) -> None:
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=VOCABULARY,
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        intermediate_size=4 * width,
         max_position_embeddings=MAX_TOKENS,
     )
     transformers.BertModel(config).save_pretrained(folder)

@@ -13,6 +13,9 @@ from mining.mine import MineSettings, mine
 from mining.score import score
 
 DEPTH = 100
+# arXiv 2408.15710: bge-large-zh-v1.5 gives 400M of 450M pairs at least 0.4.
+PUBLISHED_SCORE = 0.4
+PUBLISHED_SHARE = 0.89
 
 
 def demonstrate(
@@ -28,13 +31,24 @@ def demonstrate(
         done = embed(catalog, snapshot, encoder, side, executor)
         say(f"embedded {done.texts:,} {side} texts with {done.store.spec.model}")
     scored = score(catalog, snapshot, encoder, executor)
-    say(f"scored {scored.pairs:,} pairs with {scored.model}")
+    reached = reached_share(catalog, scored.model, PUBLISHED_SCORE)
+    say(
+        f"scored {scored.pairs:,} pairs with {scored.model}: {reached:.0%} reach {PUBLISHED_SCORE}; "
+        f"of the paper's pairs {PUBLISHED_SHARE:.0%}, with a model that knows meaning"
+    )
     mined = mine(catalog, snapshot, MineSettings(DEPTH), encoder)
     say(mined.summary())
     say(f"the positive is the first of all passages for {first_share(catalog, mined.run):.1%}")
     pack = build_pack(catalog, snapshot, folder, PackSettings(mined.run, scored.model))
     counts = pack.manifest.counts
     say(f"pack {folder}: {counts.passages:,} passages, {counts.lists:,} candidate lists")
+
+
+def reached_share(catalog: Catalog, model: str, least: float) -> float:
+    """Return the share of a model's scores that reach a number."""
+    sql = "select avg((score >= ?)::int) from scores where model = ?"
+    with catalog.reader() as connection:
+        return float(str(scalar(connection, sql, [least, model]) or 0.0))
 
 
 def first_share(catalog: Catalog, run: str) -> float:
