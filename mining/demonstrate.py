@@ -33,8 +33,8 @@ def demonstrate(
     scored = score(catalog, snapshot, encoder, executor)
     reached = reached_share(catalog, scored.model, PUBLISHED_SCORE)
     say(
-        f"scored {scored.pairs:,} pairs with {scored.model}: {reached:.0%} reach {PUBLISHED_SCORE}; "
-        f"of the paper's pairs {PUBLISHED_SHARE:.0%}, with a model that knows meaning"
+        f"scored {scored.pairs:,} pairs with {scored.model}: {reached:.0%} reach "
+        f"{PUBLISHED_SCORE}; of the paper's {PUBLISHED_SHARE:.0%}, with a model that knows meaning"
     )
     mined = mine(catalog, snapshot, MineSettings(DEPTH), encoder)
     say(mined.summary())
