@@ -7,6 +7,9 @@ READY  := $(VENV)/.ready
 LINKS  := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 UV     := VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/python -m uv pip install --quiet $(LINKS)
 
+# Every process of every test would compile its imports again: more than half of the time.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help install demo test check lint types imports docs clean
 
 help: ## this list
