@@ -38,6 +38,8 @@ HOPELESS = (
     "disk is full",
     "disk I/O error",
 )
+# A file that is not there is no server that is not there.
+MISSING = ("No files found that match", "No such file or directory")
 
 
 # Extension files whose signature this process has checked already: a check hashes 36 MB, 0.16 s.
@@ -129,7 +131,8 @@ def is_hopeless(error: Exception) -> bool:
 
 def is_unreachable(error: Exception) -> bool:
     """Say whether a server of the metadata or the data did not answer, or refused us."""
-    return isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.ConnectionException)
+    kinds = duckdb.IOException | duckdb.HTTPException | duckdb.ConnectionException
+    return isinstance(error, kinds) and not any(sign in str(error) for sign in MISSING)
 
 
 def retry(attempt: Callable[[], T]) -> T:

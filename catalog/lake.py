@@ -226,8 +226,8 @@ def _has_table(connection: duck.Connection, name: str) -> bool:
 
 
 def _last_line(error: duck.Error) -> str:
-    # DuckDB wraps what happened into what it was doing, the cause last.
-    return str(error).strip().splitlines()[-1]
+    # DuckDB wraps what happened into what it was doing, the cause last; then it shows the statement.
+    return str(error).split("\n\nLINE ")[0].strip().splitlines()[-1]
 
 
 def _create_tables(connection: duck.Connection) -> None:
