@@ -226,7 +226,7 @@ def _has_table(connection: duck.Connection, name: str) -> bool:
 
 
 def _last_line(error: duck.Error) -> str:
-    # DuckDB wraps what happened into what it was doing, the cause last; then it shows the statement.
+    # DuckDB wraps what happened into what it was doing, the cause last; the statement follows.
     return str(error).split("\n\nLINE ")[0].strip().splitlines()[-1]
 
 
