@@ -10,10 +10,10 @@ UV     := VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/python -m uv pip install --quiet
 # Every process of every test would compile its imports again: more than half of the time.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help install demo test check lint types imports docs clean
+.PHONY: help install demo test test-all check lint types imports docs clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(READY) ## make the virtual environment
 
@@ -29,11 +29,14 @@ $(READY): pyproject.toml Makefile
 demo: $(READY) ## ingest, curate, snapshot and report a built-in corpus
 	@$(BIN)/lode demo demo
 
-test: $(READY) lint types imports ## all checks and all tests
+test: $(READY) lint types imports ## all checks, and all tests but the thorough ones
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not thorough'
+
+test-all: $(READY) lint types imports ## all checks and all tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY) lint types imports ## the quick loop, under two minutes
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not thorough'
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -169,6 +169,7 @@ def torchrun(made: Made, run: str, steps: int) -> "subprocess.CompletedProcess[s
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_deepspeed_makes_the_steps_of_torch_and_goes_on_after_a_stop(made: Made) -> None:
     train_in_group(made, deepspeed_settings(made), "torch")
     stopped = torchrun(made, "deepspeed", steps=3)

@@ -115,6 +115,7 @@ def pretrain_until(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_kill_9_at_any_call_changes_nothing_but_the_time(whole: Made, made: Made) -> None:
     calls = CONTEXT.Value("q", 0)
 

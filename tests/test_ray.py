@@ -94,6 +94,7 @@ def test_a_task_that_fits_no_node_is_refused_before_any_work() -> None:
     assert choose_executor(1, "ray", ["cpus_per_task=2"], True).threads_of_task(16) == 2
 
 
+@pytest.mark.thorough
 def test_curation_and_mining_end_as_they_do_here(tmp_path: Path) -> None:
     here = curate_and_mine(tmp_path / "here", ALONE)
     assert curate_and_mine(tmp_path / "ray", ON_RAY, ON_RAY) == here

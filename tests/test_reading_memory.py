@@ -71,6 +71,7 @@ def test_a_line_of_200_mb_is_never_held(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "make"), [("a.parquet", huge_texts), ("a.arrow", huge_batch)])
+@pytest.mark.thorough
 def test_a_row_group_or_batch_larger_than_the_memory_is_read_in_pieces(tmp_path, name, make):
     expected = make(tmp_path / name)
     *found, peak = peak_mb(tmp_path / name)

@@ -329,6 +329,7 @@ def rerank_until(made: Made, settings: Any, run: str, last_call: int, calls: Any
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_kill_9_at_any_call_changes_nothing_but_the_time(whole: Made, tmp_path: Path) -> None:
     copy = whole.copy(tmp_path / "made")
     calls = CONTEXT.Value("q", 0)

@@ -228,6 +228,7 @@ def test_what_is_wrong_is_said_before_any_work(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metadata", ["folder", pytest.param("postgres", marks=with_postgres)])
+@pytest.mark.thorough
 def test_curation_on_s3_ends_with_the_digest_of_a_local_catalog(
     s3: str, tmp_path: Path, request: pytest.FixtureRequest, metadata: str
 ) -> None:

@@ -137,6 +137,7 @@ def submit_and_wait(url: str, notes: str) -> None:
         run(job, Path(notes), 2, on_slurm())
 
 
+@pytest.mark.thorough
 def test_tasks_of_a_killed_submitter_are_neither_lost_nor_submitted_twice(
     catalog: Catalog, tmp_path: Path
 ) -> None:
@@ -175,11 +176,13 @@ def test_slurm_itself_says_what_is_wrong_before_any_work() -> None:
     assert choose_executor(1, "slurm", ["partition=cpu", "time=00:10:00"], True).cluster
 
 
+@pytest.mark.thorough
 def test_curation_and_mining_end_as_they_do_here(tmp_path: Path) -> None:
     here = curate_and_mine(tmp_path / "here", ALONE)
     assert curate_and_mine(tmp_path / "slurm", on_slurm()) == here
 
 
+@pytest.mark.thorough
 def test_embedding_goes_on_with_the_texts_that_were_submitted(tmp_path: Path) -> None:
     catalogs = [make_catalog(tmp_path / name, ROWS) for name in ("slurm", "here")]
     snapshots = [create_snapshot(catalog, "v1", "keep") for catalog in catalogs]
