@@ -109,7 +109,7 @@ def make_model(folder: Path, texts: list[str], layers: int = 6, width: int = 384
         for i, (path, name) in enumerate(names.items())
     ]
     (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True}
+    pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "modules.json").write_text(json.dumps(modules))
 
