@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 LINKS  := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 UV     := VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/python -m uv pip install --quiet $(LINKS)
 
-# Every process of every test would compile its imports again: more than half of the time.
+# Else every process of every test compiles its imports again: transformers took 23 CPU seconds, not 9.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help install demo test test-all check lint types imports docs clean
