@@ -23,7 +23,17 @@ from catalog.snapshots import (
     list_snapshots,
     load_snapshot,
 )
-from catalog.terminal import Bars, CatalogOption, console, open_catalog, say
+from catalog.terminal import (
+    AtOption,
+    Bars,
+    CatalogOption,
+    FormatOption,
+    OutputOption,
+    PolicyOption,
+    console,
+    open_catalog,
+    say,
+)
 from catalog.verdicts import check_policy
 
 policy_app = typer.Typer(
@@ -57,14 +67,10 @@ def sql(
         str, typer.Argument(help="SQL over the lake's tables and views; - reads stdin.")
     ],
     catalog: CatalogOption = None,
-    at: Annotated[str | None, typer.Option(help="Look at this snapshot.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Show the verdicts of this policy.")] = None,
-    format: Annotated[
-        str, typer.Option("--format", "-f", help="table, csv, json or parquet.")
-    ] = "table",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file.")
-    ] = None,
+    at: AtOption = None,
+    policy: PolicyOption = None,
+    format: FormatOption = "table",
+    output: OutputOption = None,
 ) -> None:
     """Query the catalog; nothing can be changed from here."""
     from catalog.query import run_query

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,12 @@ CatalogOption = Annotated[
         show_default=False,
     ),
 ]
+
+# What a command that answers a query takes beside it.
+AtOption = Annotated[str | None, typer.Option(help="Look at this snapshot.")]
+PolicyOption = Annotated[str | None, typer.Option(help="Show the verdicts of this policy.")]
+FormatOption = Annotated[str, typer.Option("--format", "-f", help="table, csv, json or parquet.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")]
 
 # What sysexits.h calls a temporary failure: the same command is to be run again.
 PENDING_STATUS = 75

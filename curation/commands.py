@@ -14,7 +14,16 @@ from catalog.executor_options import (
     WorkersOption,
     choose_executor,
 )
-from catalog.terminal import Bars, CatalogOption, open_catalog, say
+from catalog.terminal import (
+    AtOption,
+    Bars,
+    CatalogOption,
+    FormatOption,
+    OutputOption,
+    PolicyOption,
+    open_catalog,
+    say,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -113,14 +122,10 @@ def signals(
 def mask(
     query: Annotated[str, typer.Argument(help="SQL, as for lode sql; - reads stdin.")],
     catalog: CatalogOption = None,
-    at: Annotated[str | None, typer.Option(help="Look at this snapshot.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Show the verdicts of this policy.")] = None,
-    format: Annotated[
-        str, typer.Option("--format", "-f", help="table, csv, json or parquet.")
-    ] = "table",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file.")
-    ] = None,
+    at: AtOption = None,
+    policy: PolicyOption = None,
+    format: FormatOption = "table",
+    output: OutputOption = None,
 ) -> None:
     """Query like lode sql, with personal data in texts replaced: [PHONE], [ID], [EMAIL] …"""
     from catalog.query import run_query

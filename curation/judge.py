@@ -23,15 +23,14 @@ from catalog.lake import Catalog, current_version
 from catalog.schema import JUDGMENTS, SCORES
 from catalog.score_rows import commit_scores, look_up_scores
 from catalog.snapshots import Snapshot, snapshot_reader
-from curation.synthesis.asking import Asking
+from curation.synthesis.asking import STAGE, ask_task
 from curation.synthesis.choices import JudgeSettings
 from curation.synthesis.endpoint import Endpoint, check_installed
-from curation.synthesis.journal import Finished, Journal
+from curation.synthesis.journal import Finished
 from curation.synthesis.kinds import Seed
 from curation.synthesis.seeds import keep_seeds, read_seeds
 
 KIND: Final = "judge"
-STAGE: Final = "ask"
 TASK_PAIRS: Final = 50_000
 _SQL: Final = Path(__file__).parent / "synthesis" / "unjudged.sql"
 
@@ -171,13 +170,7 @@ class AskJudge(PipelineStep):  # type: ignore[misc]
         """Ask what the task's journal does not hold, then write all of its rows."""
         first = rank * TASK_PAIRS
         seeds = read_seeds(self.folder, first, TASK_PAIRS)
-
-        def report(done: int) -> None:
-            self.output.report_progress(STAGE, rank, done)
-
-        with Journal(self.folder / f"journal-{rank:05d}.jsonl") as journal:
-            Asking(self.settings, self.endpoint, journal, report).ask_all(seeds, first)
-            finished = journal.finished
+        finished = ask_task(self.settings, self.endpoint, self.output, rank, seeds, first)
         rows = {seed: self._row(seed, finished[number]) for number, seed in enumerate(seeds, first)}
         with self.output.task(STAGE, rank) as out:
             out.write("judgments", pa.Table.from_pylist(list(rows.values()), JUDGMENTS))

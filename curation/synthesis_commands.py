@@ -11,6 +11,19 @@ from curation.synthesis.endpoint import KEY_VARIABLE, Endpoint
 from curation.synthesis.seeds import SeedSettings
 
 SEEDS = SeedSettings()
+# How a server is asked, whatever it is asked for.
+EndpointOption = Annotated[
+    str, typer.Option(help=f"URL of an OpenAI-compatible server; its key: {KEY_VARIABLE}.")
+]
+ModelOption = Annotated[str, typer.Option(help="Name of the model at the server.")]
+TemperatureOption = Annotated[float, typer.Option(help="Of the sampling.")]
+MaxTokensOption = Annotated[int, typer.Option(help="Tokens of an answer.")]
+MaxAnswersOption = Annotated[int, typer.Option(help="Answers to ask for where none can be used.")]
+ConcurrencyOption = Annotated[int, typer.Option(help="Requests under way at a time.")]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds that a request may take.")]
+ExplainOption = Annotated[
+    bool, typer.Option(help="Print the first request; send and write nothing.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,10 +34,8 @@ def register(app: typer.Typer) -> None:
 
 def synthesize(
     snapshot: Annotated[str, typer.Argument(help="Snapshot whose passages are the seeds.")],
-    endpoint: Annotated[
-        str, typer.Option(help=f"URL of an OpenAI-compatible server; its key: {KEY_VARIABLE}.")
-    ],
-    model: Annotated[str, typer.Option(help="Name of the model at the server.")],
+    endpoint: EndpointOption,
+    model: ModelOption,
     prompt: Annotated[str, typer.Option(help="TOML file, or a shipped prompt.")] = "queries-zh",
     passages: Annotated[int, typer.Option(help="Seeds to ask about.")] = SEEDS.passages,
     skip: Annotated[
@@ -37,17 +48,13 @@ def synthesize(
         int, typer.Option(help="Characters of the longest seed.")
     ] = SEEDS.max_chars,
     count: Annotated[int, typer.Option(help="Queries, negatives or pairs to ask for at once.")] = 3,
-    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.8,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 1_024,
-    max_answers: Annotated[
-        int, typer.Option(help="Answers to ask for where none can be used.")
-    ] = 2,
+    temperature: TemperatureOption = 0.8,
+    max_tokens: MaxTokensOption = 1_024,
+    max_answers: MaxAnswersOption = 2,
     seed: Annotated[int, typer.Option(help="Another number draws other seeds and slots.")] = 0,
-    concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 64,
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
-    explain: Annotated[
-        bool, typer.Option(help="Print the first request; send and write nothing.")
-    ] = False,
+    concurrency: ConcurrencyOption = 64,
+    timeout: TimeoutOption = 300.0,
+    explain: ExplainOption = False,
     catalog: CatalogOption = None,
 ) -> None:
     """Let a language model write queries, hard negatives or graded pairs about real passages."""
@@ -75,10 +82,8 @@ def synthesize(
 
 def judge(
     snapshot: Annotated[str, typer.Argument(help="Snapshot whose rows are judged.")],
-    endpoint: Annotated[
-        str, typer.Option(help=f"URL of an OpenAI-compatible server; its key: {KEY_VARIABLE}.")
-    ],
-    model: Annotated[str, typer.Option(help="Name of the model at the server.")],
+    endpoint: EndpointOption,
+    model: ModelOption,
     prompt: Annotated[
         str, typer.Option(help="TOML file with choices, or a shipped one: answers-zh, …")
     ] = "answers-zh",
@@ -90,16 +95,12 @@ def judge(
     name: Annotated[
         str | None, typer.Option(help="What the judgments are called (default: the prompt's name).")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 512,
-    max_answers: Annotated[
-        int, typer.Option(help="Answers to ask for where none can be used.")
-    ] = 2,
-    concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 64,
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
-    explain: Annotated[
-        bool, typer.Option(help="Print the first request; send and write nothing.")
-    ] = False,
+    temperature: TemperatureOption = 0.0,
+    max_tokens: MaxTokensOption = 512,
+    max_answers: MaxAnswersOption = 2,
+    concurrency: ConcurrencyOption = 64,
+    timeout: TimeoutOption = 300.0,
+    explain: ExplainOption = False,
     catalog: CatalogOption = None,
 ) -> None:
     """Let a language model grade pairs (into scores) or label passages (to train classifiers)."""

@@ -20,9 +20,8 @@ from catalog.jobs import Job, JobOutput, Manifest, open_job
 from catalog.lake import Catalog
 from catalog.records import to_json
 from catalog.snapshots import Snapshot
-from curation.synthesis.asking import Asking
+from curation.synthesis.asking import STAGE, ask_task
 from curation.synthesis.endpoint import Endpoint, check_installed
-from curation.synthesis.journal import Journal
 from curation.synthesis.kinds import Seed
 from curation.synthesis.prompts import LANGUAGE_SLOT
 from curation.synthesis.rows import SOURCE_PREFIX, Rows
@@ -30,7 +29,6 @@ from curation.synthesis.seeds import choose_seeds, keep_seeds, read_seeds
 from curation.synthesis.settings import SynthesisSettings
 
 KIND: Final = "synthesize"
-STAGE: Final = "ask"
 # A task's answers are in memory when it writes its rows: some hundred MB.
 TASK_SEEDS: Final = 50_000
 
@@ -107,13 +105,7 @@ class AskModel(PipelineStep):  # type: ignore[misc]
         """Ask what the task's journal does not hold, then write all of its rows."""
         first = rank * TASK_SEEDS
         seeds = read_seeds(self.folder, first, TASK_SEEDS)
-
-        def report(done: int) -> None:
-            self.output.report_progress(STAGE, rank, done)
-
-        with Journal(self.folder / f"journal-{rank:05d}.jsonl") as journal:
-            Asking(self.settings, self.endpoint, journal, report).ask_all(seeds, first)
-            finished = journal.finished
+        finished = ask_task(self.settings, self.endpoint, self.output, rank, seeds, first)
         rows = Rows(self.settings, self.output.job_id, self.file_ids[rank])
         for number, seed in enumerate(seeds, first):
             rows.add(seed, finished[number])

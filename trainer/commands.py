@@ -12,6 +12,22 @@ from catalog.terminal import Bars, CatalogOption, open_catalog, say
 if TYPE_CHECKING:
     from mining.encoder import EncoderSettings
 
+# What every kind of training run is told.
+RecipeArgument = Annotated[
+    str | None, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder of the run; it names the run.")
+]
+ResumeOption = Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")]
+BaseOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Base model (default: the recipe's).")
+]
+StepsOption = Annotated[int | None, typer.Option(help="Stop after so many steps.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of all that is drawn.")]
+PackOption = Annotated[
+    Path | None, typer.Option(help="Folder of the pack (default: beside the catalog's work).")
+]
 runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
 
 
@@ -25,35 +41,27 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[
-        str | None, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
-    ] = None,
+    recipe: RecipeArgument = None,
     snapshot: Annotated[str | None, typer.Option(help="Snapshot to train on.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run; it names the run.")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    out: OutOption = None,
+    resume: ResumeOption = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Train on files of pairs without a catalog; one is made beside the run."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Base model (default: the recipe's).")
-    ] = None,
+    model: BaseOption = None,
     run: Annotated[
         str | None, typer.Option(help="Mining run (default: the snapshot's newest).")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
     set: Annotated[
         list[str] | None,
         typer.Option(
             "--set", help="SETTING=VALUE of [train] or [rerank], such as retrieval.batch=128."
         ),
     ] = None,
-    pack: Annotated[
-        Path | None, typer.Option(help="Folder of the pack (default: beside the catalog's work).")
-    ] = None,
+    pack: PackOption = None,
     catalog: CatalogOption = None,
 ) -> None:
     """Train an embedding model, or a reranker, on a snapshot; kill it and run the same again.
@@ -95,26 +103,18 @@ def train(
 
 
 def pretrain(
-    recipe: Annotated[
-        str | None, typer.Argument(help="Recipe: a TOML file, or the name of a shipped one.")
-    ] = None,
+    recipe: RecipeArgument = None,
     snapshot: Annotated[str | None, typer.Option(help="Snapshot whose passages are read.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run; it names the run.")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Base model (default: the recipe's).")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
+    out: OutOption = None,
+    resume: ResumeOption = None,
+    model: BaseOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
     set: Annotated[
         list[str] | None,
         typer.Option("--set", help="SETTING=VALUE of [pretrain], such as mask.words=jieba."),
     ] = None,
-    pack: Annotated[
-        Path | None, typer.Option(help="Folder of the pack (default: beside the catalog's work).")
-    ] = None,
+    pack: PackOption = None,
     catalog: CatalogOption = None,
 ) -> None:
     """Pre-train an encoder with RetroMAE on a snapshot's passages; run it again: it goes on."""

@@ -17,7 +17,7 @@ from catalog.pack.layout import Ids
 from trainer import checkpoints, processes
 from trainer.batches import Plan
 from trainer.checkpoints import Progress
-from trainer.engine import DeepSpeedEngine, Engine, TorchEngine, lr_at
+from trainer.engine import lr_at, make_engine
 from trainer.metrics import MetricLog
 from trainer.model import seed_step
 from trainer.reranker import Reranker
@@ -60,7 +60,7 @@ class RerankSession:
         base = settings.base if self.start is None else str(self.start)
         self.model = Reranker(base, settings.max_tokens, settings.seed, settings.precision)
         self.model.to(processes.device())
-        self.engine = self._make_engine()
+        self.engine = make_engine(settings.engine, self.model, settings.optimizer)
         # What settings can get wrong has raised by now: the folder stays free for better ones.
         claim_folder(place, self.record)
         self.maker = RerankUpdateMaker(settings, pack, self.plan, self.model.tokenize, self.process)
@@ -99,11 +99,6 @@ class RerankSession:
                 update = coming.result() if coming is not None else self.maker.make(step)
                 coming = ahead.submit(self.maker.make, step + 1) if step + 1 < self.steps else None
                 yield update
-
-    def _make_engine(self) -> Engine:
-        if self.settings.engine == "deepspeed":
-            return DeepSpeedEngine(self.model, self.settings.optimizer)
-        return TorchEngine(self.model, self.settings.optimizer)
 
     def _report(self, result: RerankResult, lr: float, rate: float) -> None:
         """Tell of the step; ``rate`` is in tokens per second of this process."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from catalog.jobs import JobOutput
 from curation.synthesis.endpoint import (
     Answer,
     Client,
@@ -18,6 +19,7 @@ from curation.synthesis.endpoint import (
 from curation.synthesis.journal import Finished, Journal
 from curation.synthesis.kinds import AnswerError, Seed, normal_texts
 
+STAGE: Final = "ask"  # of every job that asks a model
 # So many requests in a row without an answer: the server is gone, not the requests wrong.
 MIN_STREAK: Final = 20
 PROGRESS_S: Final = 0.3
@@ -120,6 +122,27 @@ class Asking:
             f"(the last: {self.unconfirmed[-1].reason}); {len(self.journal.finished):,} that are "
             "finished are kept: run the same command again when the server answers"
         )
+
+
+def ask_task(
+    questions: Questions,
+    endpoint: Endpoint,
+    output: JobOutput,
+    rank: int,
+    seeds: Sequence[Seed],
+    first: int,
+) -> dict[int, Finished]:
+    """Ask about the seeds of a task of a job, numbered from ``first``; return all that is finished.
+
+    What its journal holds, beside the seeds in the job's scratch folder, is not asked again.
+    """
+
+    def report(done: int) -> None:
+        output.report_progress(STAGE, rank, done)
+
+    with Journal(output.folder / "scratch" / f"journal-{rank:05d}.jsonl") as journal:
+        Asking(questions, endpoint, journal, report).ask_all(seeds, first)
+        return journal.finished
 
 
 def fault(questions: Questions, seed: Seed, answer: Answer) -> str | None:

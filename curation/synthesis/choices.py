@@ -18,6 +18,7 @@ from catalog.draws import draw
 from catalog.records import to_json
 from curation.synthesis.kinds import AnswerError, Seed, one_object
 from curation.synthesis.prompts import prompt_text, read_prompt_file
+from curation.synthesis.settings import check_sampling, sampled_schema
 
 SHIPPED: Final = Path(__file__).parent / "judges"
 FIELDS: Final = ("passage", "query", "choices")
@@ -25,7 +26,6 @@ WHY: Final = "why"
 CHOICE: Final = "choice"
 _KEYS: Final = ("about", "system", "user", "choices")
 _WHY_CHARS: Final = 400
-_SEED_BITS: Final = 31
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,7 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         """Check the settings; ValueError says what is allowed."""
-        if not self.model.strip():
-            raise ValueError("the model has no name; the server's /v1/models lists those it has")
-        if self.max_answers < 1 or self.max_tokens < 1:
-            raise ValueError("max_answers and max_tokens must be at least 1")
-        if not 0 <= self.temperature <= 2:
-            raise ValueError(f"temperature is {self.temperature}; it is between 0 and 2")
+        check_sampling(self.model, self.max_answers, self.max_tokens, self.temperature)
 
     @property
     def revision(self) -> str:
@@ -143,15 +138,13 @@ class JudgeSettings:
     def body(self, seed: Seed, nth: int) -> dict[str, Any]:
         """Write a request for the nth answer about a seed (from 1), as the server takes it."""
         sampled = draw(0, "judgment", np.array([seed.pair_id]), np.array([nth]))
-        schema = {"name": "judgment", "schema": self.prompt.schema(), "strict": True}
         return {
             "model": self.model,
             "messages": self.prompt.messages(seed),
             # The same answer once more would be as useless.
             "temperature": self.temperature if nth == 1 else max(self.temperature, 0.7),
             "max_tokens": self.max_tokens,
-            "seed": int(sampled[0] >> np.uint64(64 - _SEED_BITS)),
-            "response_format": {"type": "json_schema", "json_schema": schema},
+            **sampled_schema(sampled, "judgment", self.prompt.schema()),
         }
 
     def check(self, seed: Seed, content: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from catalog.draws import draw
+from catalog.draws import Hashes, draw
 from curation.synthesis.kinds import KINDS, Kind, Seed
 from curation.synthesis.prompts import LANGUAGE_SLOT, Prompt
 from curation.synthesis.seeds import SeedSettings
@@ -31,14 +31,9 @@ class SynthesisSettings:
 
     def __post_init__(self) -> None:
         """Check the settings; ValueError says what is allowed."""
-        if not self.model.strip():
-            raise ValueError("the model has no name; the server's /v1/models lists those it has")
+        check_sampling(self.model, self.max_answers, self.max_tokens, self.temperature)
         if not 1 <= self.count <= MAX_COUNT:
             raise ValueError(f"count is {self.count}; a request asks for 1 to {MAX_COUNT}")
-        if self.max_answers < 1 or self.max_tokens < 1:
-            raise ValueError("max_answers and max_tokens must be at least 1")
-        if not 0 <= self.temperature <= 2:
-            raise ValueError(f"temperature is {self.temperature}; it is between 0 and 2")
 
     @property
     def kind(self) -> Kind:
@@ -64,16 +59,35 @@ class SynthesisSettings:
         sampled = draw(
             self.seeds.seed, "synthesis answer", np.array([seed.pair_id]), np.array([nth])
         )
-        schema = {"name": self.kind.name, "schema": self.kind.schema(self.count), "strict": True}
         return {
             "model": self.model,
             "messages": self.prompt.messages(self.slots(seed), values),
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
-            "seed": int(sampled[0] >> np.uint64(64 - _SEED_BITS)),
-            "response_format": {"type": "json_schema", "json_schema": schema},
+            **sampled_schema(sampled, self.kind.name, self.kind.schema(self.count)),
         }
 
     def check(self, seed: Seed, content: str) -> None:
         """Raise AnswerError where nothing of an answer can be used."""
         self.kind.read(seed, content, self.count, self.language(seed))
+
+
+def check_sampling(model: str, max_answers: int, max_tokens: int, temperature: float) -> None:
+    """Check how a model is asked; ValueError says what is allowed."""
+    if not model.strip():
+        raise ValueError("the model has no name; the server's /v1/models lists those it has")
+    if max_answers < 1 or max_tokens < 1:
+        raise ValueError("max_answers and max_tokens must be at least 1")
+    if not 0 <= temperature <= 2:
+        raise ValueError(f"temperature is {temperature}; it is between 0 and 2")
+
+
+def sampled_schema(sampled: Hashes, name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Write the parts of a request that seed its sampling and bind its answer to a JSON schema."""
+    return {
+        "seed": int(sampled[0] >> np.uint64(64 - _SEED_BITS)),
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": name, "schema": schema, "strict": True},
+        },
+    }
