@@ -185,6 +185,8 @@ def test_a_killed_run_asks_for_nothing_twice(corpus):
         before = len(server.asked)
         assert 12 <= before < PAIRS
         assert fetch(corpus, "select count(*) from judgments") == [(0,)]
+        # Somebody else commits meanwhile: what was asked is still finished.
+        commit_policy(corpus, Policy("other", ()))
         done = run(corpus, server)
     assert done.asked == PAIRS + 1
     # What was under way when it was killed, at most four, is asked again.
