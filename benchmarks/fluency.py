@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.machine import DATA, describe
-from curation.ngrams.learn import NgramSettings, learn_ngrams
+from curation.ngrams.learn import learn_ngrams
 from curation.ngrams.model import NgramModel
+from curation.ngrams.settings import NgramSettings
 from curation.texts import Texts, decode, from_strings
 from tests.corrupted_texts import CORRUPTIONS
 

@@ -30,8 +30,8 @@ from benchmarks.machine import describe
 from curation.synthesis.asking import Asking
 from curation.synthesis.endpoint import Endpoint
 from curation.synthesis.journal import Journal
-from curation.synthesis.kinds import Seed
 from curation.synthesis.prompts import load_prompt
+from curation.synthesis.seeds import Seed
 from curation.synthesis.settings import SynthesisSettings
 
 ROUNDS = 3

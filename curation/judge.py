@@ -27,8 +27,7 @@ from curation.synthesis.asking import STAGE, ask_task
 from curation.synthesis.choices import JudgeSettings
 from curation.synthesis.endpoint import Endpoint, check_installed
 from curation.synthesis.journal import Finished
-from curation.synthesis.kinds import Seed
-from curation.synthesis.seeds import keep_seeds, read_seeds
+from curation.synthesis.seeds import Seed, keep_seeds, read_seeds
 
 KIND: Final = "judge"
 TASK_PAIRS: Final = 50_000

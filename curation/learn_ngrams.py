@@ -13,8 +13,9 @@ from catalog.errors import CatalogError
 from catalog.lake import Catalog
 from catalog.records import to_json
 from catalog.snapshots import Snapshot, snapshot_reader
-from curation.ngrams.learn import NgramSettings, learn_ngrams
+from curation.ngrams.learn import learn_ngrams
 from curation.ngrams.model import save_ngrams
+from curation.ngrams.settings import NgramSettings
 from curation.texts import Texts, decode
 
 BATCH_ROWS: Final = 20_000

@@ -7,7 +7,7 @@ import typer
 
 from catalog.snapshots import load_snapshot
 from catalog.terminal import Bars, CatalogOption, open_catalog, say
-from curation.ngrams.learn import NgramSettings
+from curation.ngrams.settings import NgramSettings
 
 DEFAULTS = NgramSettings()
 ngrams_app = typer.Typer(help="Character n-gram models of a corpus.", no_args_is_help=True)

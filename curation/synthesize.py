@@ -22,10 +22,9 @@ from catalog.records import to_json
 from catalog.snapshots import Snapshot
 from curation.synthesis.asking import STAGE, ask_task
 from curation.synthesis.endpoint import Endpoint, check_installed
-from curation.synthesis.kinds import Seed
 from curation.synthesis.prompts import LANGUAGE_SLOT
 from curation.synthesis.rows import SOURCE_PREFIX, Rows
-from curation.synthesis.seeds import choose_seeds, keep_seeds, read_seeds
+from curation.synthesis.seeds import Seed, choose_seeds, keep_seeds, read_seeds
 from curation.synthesis.settings import SynthesisSettings
 
 KIND: Final = "synthesize"

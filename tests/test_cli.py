@@ -1,6 +1,8 @@
 """The command line over a tiny corpus: every reading command, and what it refuses."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -151,3 +153,10 @@ def test_what_connect_prints_opens_the_lake_elsewhere(snapshots: Catalog) -> Non
             connection.execute(statement)
         assert connection.execute("select count(*) > 0 from lake.pairs").fetchall() == [(True,)]
         assert connection.execute("select count(*) > 0 from funnel").fetchall() == [(True,)]
+
+
+def test_the_command_line_starts_without_kernels_or_models() -> None:
+    heavy = ("numba", "torch", "transformers", "faiss", "ray", "boto3", "aiohttp")
+    code = f"import sys, lode; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

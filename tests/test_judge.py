@@ -21,8 +21,9 @@ from curation.judge import Judged, Selection, judge
 from curation.sources import find_sources
 from curation.synthesis.choices import SHIPPED, JudgeSettings, load_choices
 from curation.synthesis.endpoint import Endpoint
-from curation.synthesis.kinds import AnswerError, Seed
+from curation.synthesis.kinds import AnswerError
 from curation.synthesis.prompts import shipped_prompts
+from curation.synthesis.seeds import Seed
 from tests.killed_judge import run_judge
 from tests.llm_server import LlmServer, Reply
 from tests.sources import jsonl, write

@@ -15,8 +15,9 @@ from curation.curate import curate
 from curation.demo.corpus import source_rows
 from curation.demo.passages import SOURCES
 from curation.ingest import ingest_files
-from curation.ngrams.learn import NgramSettings, learn_ngrams
+from curation.ngrams.learn import learn_ngrams
 from curation.ngrams.model import FIRST_ID, START, UNKNOWN, fold_table, load_ngrams, save_ngrams
+from curation.ngrams.settings import NgramSettings
 from curation.recipes import load_recipe
 from curation.sources import find_sources
 from curation.texts import from_strings

@@ -6,8 +6,9 @@ import pytest
 
 from catalog.errors import CatalogError, JobBusyError
 from curation.synthesis.journal import Finished, Journal
-from curation.synthesis.kinds import KINDS, AnswerError, Seed
+from curation.synthesis.kinds import KINDS, AnswerError
 from curation.synthesis.prompts import load_prompt, shipped_prompts
+from curation.synthesis.seeds import Seed
 
 PASSAGE = "光合作用是植物利用光能，把二氧化碳和水变成有机物并放出氧气的过程，主要在叶绿体里进行。"
 SEED = Seed(7, PASSAGE, "什么是光合作用")

@@ -9,7 +9,7 @@ import pytest
 from curation.synthesis.asking import Asking
 from curation.synthesis.endpoint import KEY_VARIABLE, Endpoint, EndpointError
 from curation.synthesis.journal import Journal
-from curation.synthesis.kinds import Seed
+from curation.synthesis.seeds import Seed
 from tests.killed_synthesis import settings_of
 from tests.llm_server import LlmServer, Reply
 

@@ -4,7 +4,6 @@ Counting walks chunks and merges sorted counts, so memory follows the number of 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from curation.ngrams.model import (
     id_table,
     to_ids,
 )
+from curation.ngrams.settings import NgramSettings
 from curation.texts import CodePoints, Offsets, Texts, kernel
 
 Counts = npt.NDArray[np.int64]
@@ -28,22 +28,6 @@ Floats = npt.NDArray[np.float64]
 _LOW: Final = np.uint64((1 << 21) - 1)
 _BIGRAM: Final = np.uint64((1 << 42) - 1)
 _SHIFT: Final = np.uint64(21)
-
-
-@dataclass(frozen=True)
-class NgramSettings:
-    """``max_chars`` of the sample; rarer characters and trigrams than these counts are left out."""
-
-    max_chars: int = 20_000_000
-    min_character_count: int = 5
-    min_trigram_count: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the settings; ValueError says what is allowed."""
-        for name in ("max_chars", "min_character_count", "min_trigram_count"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def learn_ngrams(batches: Iterable[Texts], settings: NgramSettings | None = None) -> NgramModel:

@@ -17,7 +17,8 @@ from curation.synthesis.endpoint import (
     in_parallel,
 )
 from curation.synthesis.journal import Finished, Journal
-from curation.synthesis.kinds import AnswerError, Seed, normal_texts
+from curation.synthesis.kinds import AnswerError, normal_texts
+from curation.synthesis.seeds import Seed
 
 STAGE: Final = "ask"  # of every job that asks a model
 # So many requests in a row without an answer: the server is gone, not the requests wrong.

@@ -16,8 +16,9 @@ import numpy as np
 
 from catalog.draws import draw
 from catalog.records import to_json
-from curation.synthesis.kinds import AnswerError, Seed, one_object
+from curation.synthesis.kinds import AnswerError, one_object
 from curation.synthesis.prompts import prompt_text, read_prompt_file
+from curation.synthesis.seeds import Seed
 from curation.synthesis.settings import check_sampling, sampled_schema
 
 SHIPPED: Final = Path(__file__).parent / "judges"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from curation.synthesis.seeds import Seed
 from curation.texts import encode, from_strings, normalize
 
 LANGUAGES: Final = ("zh", "en")
@@ -22,19 +23,6 @@ SIMILARITY_STEPS: Final = 5
 
 class AnswerError(ValueError):
     """An answer from which nothing can be used; the message is the reason for quarantine."""
-
-
-@dataclass(frozen=True)
-class Seed:
-    """What a request is about: a passage, and a query that it answers where the kind needs one.
-
-    ``pair_ids`` are all pairs that it speaks for, where that matters.
-    """
-
-    pair_id: int
-    passage: str
-    query: str | None = None
-    pair_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from catalog.records import to_json
 from catalog.schema import FILE_SHIFT, PAIRS, QUARANTINE, SYNTHESIS_REQUESTS
 from curation.reading.arrow_rows import RAW_MAX_BYTES
 from curation.synthesis.journal import Finished
-from curation.synthesis.kinds import Draft, Seed
+from curation.synthesis.kinds import Draft
+from curation.synthesis.seeds import Seed
 from curation.synthesis.settings import SynthesisSettings
 from curation.texts import from_strings, normalize, pair_keys, text_keys
 

@@ -18,10 +18,22 @@ from catalog.errors import CatalogError
 from catalog.lake import Catalog
 from catalog.records import sync_file, sync_folder, writing
 from catalog.snapshots import Snapshot, snapshot_reader
-from curation.synthesis.kinds import Seed
 
 _FOLDER: Final = Path(__file__).parent
 _FILE: Final = "seeds.arrow"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What a request is about: a passage, and a query that it answers where the kind needs one.
+
+    ``pair_ids`` are all pairs that it speaks for, where that matters.
+    """
+
+    pair_id: int
+    passage: str
+    query: str | None = None
+    pair_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any, Final
 import numpy as np
 
 from catalog.draws import Hashes, draw
-from curation.synthesis.kinds import KINDS, Kind, Seed
+from curation.synthesis.kinds import KINDS, Kind
 from curation.synthesis.prompts import LANGUAGE_SLOT, Prompt
-from curation.synthesis.seeds import SeedSettings
+from curation.synthesis.seeds import Seed, SeedSettings
 
 MAX_COUNT: Final = 20
 _SEED_BITS: Final = 31  # what every server takes
