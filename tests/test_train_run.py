@@ -37,7 +37,8 @@ from trainer.batches import Plan
 from trainer.metrics import read_metrics
 from trainer.model import ModelSettings
 from trainer.resume import load_run
-from trainer.run import Session, count_steps, train
+from trainer.run import count_steps, train
+from trainer.run_life import RunLife
 from trainer.settings import ContrastiveTask, CosentTask, TrainSettings
 from trainer.step import NotFiniteError
 
@@ -123,13 +124,13 @@ def test_a_finished_run_is_only_opened_and_said_to_be_there(whole: Made) -> None
 def test_what_a_killed_life_did_not_commit_at_the_end_the_next_one_commits(
     whole: Made, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(session: Session) -> None:
-        if session.done == 8:
+    def stop(life: RunLife) -> None:
+        if life.done == 8:
             raise KeyboardInterrupt
-        commit(session)
+        commit(life)
 
-    commit = Session._commit_logs
-    monkeypatch.setattr(Session, "_commit_logs", stop)
+    commit = RunLife._commit_logs
+    monkeypatch.setattr(RunLife, "_commit_logs", stop)
     with pytest.raises(KeyboardInterrupt):
         run_here(made, made.settings(), "a")
     assert (made.folder / "a" / "checkpoint-00000008").exists()

@@ -13,7 +13,8 @@ from mteb.models import ModelMeta
 from mteb.types import PromptType
 
 from mining.encoder import Encoder, Side, Vectors
-from mining.search import NO_PASSAGE, SearchSettings, search
+from mining.search import NO_PASSAGE, search
+from mining.search_plan import SearchSettings
 
 Batches = Iterable[Mapping[str, Any]]
 

@@ -24,7 +24,7 @@ import torch
 from catalog.contamination import SetContamination
 from catalog.terminal import say
 from mining.encoder import Encoder, EncoderSettings, Side
-from mining.search import SearchSettings
+from mining.search_plan import SearchSettings
 from trainer.eval_files import read_sets
 from trainer.eval_paths import SetPaths
 

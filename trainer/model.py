@@ -67,6 +67,7 @@ class EmbeddingModel(nn.Module):
             self.width = settings.head_width
         self.tokenizer = load_tokenizer(self.folder, trusts_code=settings.trust_remote_code)
         self.requires_grad_(True)
+        align_weights(self)
         for name, weight in self.tokens.transformer.named_parameters():
             # BERT's pooler: nothing reads it, so decay and checkpoints leave it as it is.
             if name.startswith(UNUSED_WEIGHTS):
@@ -124,6 +125,16 @@ class EmbeddingModel(nn.Module):
             lengths_N = torch.from_numpy(batch.lengths)
             pooled_ND: Tensor = self.heads(pool(hidden_TD, lengths_N, self.folder.pooling))
         return pooled_ND
+
+
+def align_weights(model: nn.Module) -> None:
+    """Copy weights out of the mapped file that they were loaded from.
+
+    There they lie as its header happened to align them, and sums of a matrix product are rounded
+    by that: a resumed run would differ in the last bits.
+    """
+    for weight in model.parameters():
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
 
 
 def seed_step(seed: int, step: int, process: int) -> None:

@@ -10,7 +10,7 @@ from catalog.recipe_values import change, check_values, make_settings
 from trainer.engine import OptimizerSettings
 from trainer.masked_texts import MaskSettings
 from trainer.model import ModelSettings
-from trainer.settings import ENGINES, PRECISIONS
+from trainer.run_settings import check_at_least_one, check_run
 
 SECTION: Final = "pretrain"
 
@@ -40,17 +40,8 @@ class PretrainSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine is {self.engine!r}; allowed are {', '.join(ENGINES)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}"
-            )
-        for name in ("batch", "batch_tokens", "checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
-            raise ValueError(f"epochs is {self.epochs} and steps {self.steps}; both above 0")
+        check_run(self)
+        check_at_least_one("batch", self.batch)
         if self.model.head_width is not None:
             raise ValueError(
                 "head_width is set; pre-training has no head: set it in the training after it"

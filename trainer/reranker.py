@@ -20,6 +20,7 @@ from catalog.draws import draw
 from mining.model_files import find_folder
 from mining.token_batches import Integers, TokenizedTexts
 from mining.token_model import quiet
+from trainer.model import align_weights
 
 # Encoders begin with a new head; a model of another purpose is refused.
 ENCODERS: Final = ("Model", "ForMaskedLM", "ForPreTraining")
@@ -166,8 +167,5 @@ def _load_transformer(path: Path, seed: int) -> nn.Module:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"cannot load the model in {path} as a reranker: {error}") from error
     loaded: nn.Module = model
-    # Weights lie in the mapped file as its header happened to align them, and sums of a matrix
-    # product are rounded by that: a resumed run would differ in the last bits.
-    for weight in loaded.parameters():
-        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+    align_weights(loaded)
     return loaded

@@ -9,7 +9,7 @@ from catalog.recipe_files import RecipeError, find_recipe, read_recipe
 from catalog.recipe_values import change, check_values, make_settings
 from trainer.batches import PlanSettings, TaskBatches
 from trainer.engine import OptimizerSettings
-from trainer.settings import ENGINES, PRECISIONS
+from trainer.run_settings import check_at_least_one, check_run
 
 SECTION: Final = "rerank"
 LOSSES: Final = ("listwise", "binary")
@@ -51,24 +51,15 @@ class RerankSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("loss", LOSSES), ("engine", ENGINES), ("precision", PRECISIONS),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}"
-                )
-        for name in (
-            "num_negatives", "batch", "batch_tokens", "checkpoint_every", "keep_checkpoints",
-            "log_every", "max_tokens", "steps",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if min(self.temperature, self.teacher_temperature, self.epochs) <= 0:
+        check_run(self)
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss is {self.loss!r}; allowed are {', '.join(LOSSES)}")
+        for name in ("num_negatives", "batch", "max_tokens"):
+            check_at_least_one(name, getattr(self, name))
+        if min(self.temperature, self.teacher_temperature) <= 0:
             raise ValueError(
-                f"temperature is {self.temperature}, teacher_temperature "
-                f"{self.teacher_temperature} and epochs {self.epochs}; all must be above 0"
+                f"temperature is {self.temperature} and teacher_temperature "
+                f"{self.teacher_temperature}; both must be above 0"
             )
         if self.distillation < 0:
             raise ValueError(f"distillation is {self.distillation}; it must be at least 0")

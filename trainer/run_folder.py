@@ -38,9 +38,10 @@ class RunPlace:
         return self.folder.resolve().name
 
 
-def describe_run(place: RunPlace, settings: Any, pack: Pack) -> dict[str, Any]:
+def describe_run(place: RunPlace, settings: Any, pack: Pack, kind: str = TRAIN) -> dict[str, Any]:
     """Return what makes a run this one, as plain data; ``settings`` are a dataclass."""
     return {
+        **({} if kind == TRAIN else {"kind": kind}),
         "catalog": place.catalog.location.url,
         "snapshot": place.snapshot.name,
         "snapshot_digest": place.snapshot.digest,

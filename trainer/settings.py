@@ -15,10 +15,9 @@ from trainer.engine import OptimizerSettings
 from trainer.matryoshka import Widths
 from trainer.model import ModelSettings
 from trainer.negative_rules import NegativeSettings
+from trainer.run_settings import check_run
 from trainer.task_order import task_at
 
-ENGINES: Final = ("torch", "deepspeed")
-PRECISIONS: Final = ("fastest", "float32", "bfloat16")
 TASKS_PER_UPDATE: Final = ("all", "one")
 LEARNED: Final = "learned"
 
@@ -158,22 +157,12 @@ class TrainSettings:
     widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine is {self.engine!r}; allowed are {', '.join(ENGINES)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}"
-            )
+        check_run(self)
         if self.tasks_per_update not in TASKS_PER_UPDATE:
             raise ValueError(
                 f"tasks_per_update is {self.tasks_per_update!r}; allowed are "
                 f"{', '.join(TASKS_PER_UPDATE)}"
             )
-        for name in ("batch_tokens", "checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
-            raise ValueError(f"epochs is {self.epochs} and steps {self.steps}; both above 0")
         if not self.tasks:
             raise ValueError(
                 "no task is trained; give [train.retrieval], [train.sts] or [train.classification]"
