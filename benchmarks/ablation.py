@@ -34,7 +34,8 @@ from curation.measure import MeasureSettings, measure
 from curation.signals import SignalSettings
 from mining.embed import embed
 from mining.encoder import SIDES, EncoderSettings
-from mining.mine import MineSettings, mine
+from mining.mine import mine
+from mining.mine_settings import MineSettings
 from trainer.engine import OptimizerSettings
 from trainer.eval_paths import SetPaths
 from trainer.evaluation import evaluate_model

@@ -33,8 +33,9 @@ from mining.bfloat16 import cpu_computes_bfloat16
 from mining.candidates import FilterSettings
 from mining.embed import embed
 from mining.encoder import EncoderSettings, Side
-from mining.mine import MineSettings, mine
-from mining.search import SearchSettings
+from mining.mine import mine
+from mining.mine_settings import MineSettings
+from mining.search_plan import SearchSettings
 
 SNAPSHOT = "v1"
 BFLOAT16 = " in bfloat16"

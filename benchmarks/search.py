@@ -43,7 +43,8 @@ from benchmarks.mining_peers import (
 from catalog.draws import draw
 from mining.candidates import FilterSettings, Known, candidate_rows, judge
 from mining.encoder import Encoder, EncoderSettings
-from mining.search import NO_PASSAGE, Ids, SearchSettings, score_listed, search_blocks
+from mining.search import NO_PASSAGE, Ids, score_listed, search_blocks
+from mining.search_plan import SearchSettings
 from mining.text_file import BATCH_TEXTS, TextFile
 
 ENCODER = "lexical-384"

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from benchmarks.machine import describe
 from benchmarks.mining_peers import measure
 from catalog.draws import draw
-from mining.search import SearchSettings, search
+from mining.search import search
+from mining.search_plan import SearchSettings
 
 WIDTH = 384
 K = 200

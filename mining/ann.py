@@ -15,15 +15,8 @@ import numpy as np
 
 from catalog.records import sync_file
 from mining.fusion import merge
-from mining.search import (
-    NO_PASSAGE,
-    AnyVectors,
-    Ids,
-    Scores,
-    SearchSettings,
-    score_rows,
-    search,
-)
+from mining.search import NO_PASSAGE, AnyVectors, Ids, Scores, score_rows, search
+from mining.search_plan import SearchSettings
 from mining.vectors import Vectors, as_vectors
 
 KINDS: Final = ("ivf", "ivf-sq8", "ivf-pq", "hnsw")

@@ -196,10 +196,10 @@ def mine(
     from mining.candidates import FilterSettings
     from mining.embed import embed as embed_side
     from mining.exhausted import exhausted_queries
-    from mining.mine import MineSettings
     from mining.mine import mine as run
+    from mining.mine_settings import MineSettings
     from mining.relevance import RelevanceSettings
-    from mining.search import SearchSettings
+    from mining.search_plan import SearchSettings
 
     encoder = EncoderSettings(
         model, name, device, dtype, pooling=pooling, max_tokens=max_tokens,

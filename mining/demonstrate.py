@@ -9,7 +9,8 @@ from catalog.pack import PackSettings, build_pack
 from catalog.snapshots import Snapshot
 from mining.embed import embed
 from mining.encoder import SIDES, EncoderSettings
-from mining.mine import MineSettings, mine
+from mining.mine import mine
+from mining.mine_settings import MineSettings
 from mining.score import score
 
 DEPTH = 100

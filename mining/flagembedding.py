@@ -20,7 +20,8 @@ from catalog.draws import draw
 from catalog.errors import CatalogError
 from catalog.records import sync_file, writing
 from mining.encoder import SIDES, Encoder, EncoderSettings, Side, Vectors
-from mining.search import NO_PASSAGE, SearchSettings, search_blocks
+from mining.search import NO_PASSAGE, search_blocks
+from mining.search_plan import SearchSettings
 
 CHUNK: Final = 16_384
 PURPOSE: Final = "sample negatives"

@@ -15,7 +15,8 @@ from mining import ann
 from mining.ann import AnnSettings
 from mining.bm25 import Bm25, Bm25Settings
 from mining.fusion import reciprocal_rank
-from mining.search import Ids, Scores, SearchSettings, score_rows, search
+from mining.search import Ids, Scores, score_rows, search
+from mining.search_plan import SearchSettings
 from mining.text_file import TextFile
 from mining.vectors import Vectors
 

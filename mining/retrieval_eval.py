@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from mining.bm25 import Bm25, Bm25Settings
 from mining.encoder import Encoder, EncoderSettings
-from mining.search import NO_PASSAGE, Ids, Scores, SearchSettings, search
+from mining.search import NO_PASSAGE, Ids, Scores, search
+from mining.search_plan import SearchSettings
 
 Searcher = Callable[[Sequence[str], Sequence[str], int], tuple[Ids, Scores]]
 NDCG_DEPTH = 10

@@ -3,77 +3,36 @@
 The product runs in the precision that the hardware is fastest in (bfloat16 where there are
 instructions for it). Its error is bounded for every query from the norms of what rounding cut off,
 so that it is proven which passages can be among the best k; those few are scored again, canonically
-(``mining.topk.dot``), and ranked. Scores and order do not depend on precision, device, block size,
-threads or shards. Equal scores are ordered by row: rows in the order of ids order ties by id.
+(``mining.canonical.dot``), and ranked. Scores and order do not depend on precision, device, block
+size, threads or shards. Equal scores are ordered by row: rows in the order of ids order ties by id.
 
 A query for which too many passages are too close to call is searched with float32 products
 (``mining.hard_queries``).
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mining import survivors, survivors_cuda, topk
-from mining.bfloat16 import cpu_computes_bfloat16
 from mining.hard_queries import HardQueries
 from mining.passages import Passages
-from mining.survivors import MAX_TILE_SCORES, TILE_PASSAGES, Listed, Tiles, Workspace
+from mining.search_plan import Plan, SearchSettings, make_plan
+from mining.search_threads import Threads
+from mining.survivors import Listed, Workspace
 from mining.vectors import Rows, Vectors, as_vectors
 
-T = TypeVar("T")
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 AnyVectors = Vectors | Rows | Sequence[Rows]
 
 NO_PASSAGE: Final = -1
-MAX_TILE_QUERIES: Final = 4096
 MAX_PASSAGES: Final = 2**32  # row numbers are stored in 32 bits
-MIN_MEMORY_MB: Final = 1
 RANKED_QUERIES: Final = 512  # at once by a thread
-
-
-def fastest_product() -> str:
-    """Name the precision that this machine multiplies fastest."""
-    if torch.cuda.is_available():
-        return "bf16"
-    return "bf16" if cpu_computes_bfloat16() else "fp32"
-
-
-def default_device() -> str:
-    """Name the GPU where there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How the search runs; none of it changes what is found.
-
-    ``memory_mb`` bounds the search's own buffers; what it returns comes on top.
-    """
-
-    memory_mb: int = 1024
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
-    product: str = field(default_factory=fastest_product)
-    device: str = field(default_factory=default_device)
-
-    def __post_init__(self) -> None:
-        if self.memory_mb < MIN_MEMORY_MB:
-            raise ValueError(f"memory_mb is {self.memory_mb}; it must be at least {MIN_MEMORY_MB}")
-        if self.threads < 1:
-            raise ValueError(f"threads is {self.threads}; it must be at least 1")
-        if self.product not in ("bf16", "fp32"):
-            raise ValueError(f"product is {self.product!r}; allowed are 'bf16' and 'fp32'")
-        if torch.device(self.device).type not in ("cpu", "cuda"):
-            raise ValueError(f"device is {self.device!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device is {self.device!r}, but torch finds no GPU; use 'cpu'")
 
 
 @dataclass(frozen=True)
@@ -115,10 +74,10 @@ def search_blocks(
     settings = settings or SearchSettings()
     queries, passages = as_vectors(queries), as_vectors(passages)
     _check(queries, passages, k)
-    plan = _make_plan(queries, passages, k, settings)
+    plan = make_plan(queries, passages, k, settings)
     corpus = Passages(passages, plan.block_rows)
     space = plan.workspace(passages.width)
-    with _Threads(settings.threads) as workers:
+    with Threads(settings.threads) as workers:
         for first in range(0, len(queries), plan.query_rows):
             block = queries.read(first, min(first + plan.query_rows, len(queries)))
             rows, scores = _search_block(
@@ -141,10 +100,10 @@ def score_listed(
     settings = settings or SearchSettings()
     queries, passages = as_vectors(queries), as_vectors(passages)
     _check(queries, passages, 1)
-    plan = _make_plan(queries, passages, 1, settings)
+    plan = make_plan(queries, passages, 1, settings)
     space = plan.workspace(passages.width)
     scores = np.empty(len(positions), np.float32)
-    with _Threads(settings.threads) as workers:
+    with Threads(settings.threads) as workers:
         for first in range(0, len(queries), plan.query_rows):
             last = min(first + plan.query_rows, len(queries))
             here = slice(int(offsets[first]), int(offsets[last]))
@@ -175,7 +134,7 @@ def score_rows(
 
 
 def _only(
-    passages: Vectors, positions: Ids, settings: SearchSettings, plan: "_Plan"
+    passages: Vectors, positions: Ids, settings: SearchSettings, plan: Plan
 ) -> tuple[Passages, Ids]:
     """Leave out passages that nobody wants, where those wanted are few enough to be picked."""
     wanted = np.unique(positions)
@@ -186,55 +145,13 @@ def _only(
     return Passages(picked, plan.block_rows), np.searchsorted(wanted, positions)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Sizes that keep the search inside its memory."""
-
-    query_rows: int
-    block_rows: int
-    tiles: Tiles
-    device: str
-
-    def workspace(self, width: int) -> Workspace:
-        """Allocate what a search on CPU works in; memory that is never used is never taken."""
-        return Workspace(self.tiles, self.query_rows, self.block_rows, width)
-
-
-def _make_plan(queries: Vectors, passages: Vectors, k: int, settings: SearchSettings) -> _Plan:
-    product = torch.bfloat16 if settings.product == "bf16" else torch.float32
-    on_cpu = settings.device == "cpu"
-    memory = settings.memory_mb << 20
-    # Just compacted, a buffer holds little more than k; at five times k that is rare.
-    capacity = -(-max(5 * k, 256) // topk.CHUNK) * topk.CHUNK
-    entry_bytes = product.itemsize + 8 if on_cpu else 2 * (product.itemsize + 8)
-    passage_bytes = passages.width * (2 * passages.itemsize + 4)
-    query_bytes = passages.width * (8 + product.itemsize) + capacity * entry_bytes + 24 * k
-    least = max(8 * passage_bytes, 2 * query_bytes)
-    if memory < least:
-        needed = -(-least >> 20)
-        raise ValueError(f"memory_mb is {settings.memory_mb}; k={k} needs at least {needed}")
-    # Most of it is for queries: all passages are read, and rounded, once for each block of them.
-    query_rows = _even_share(len(queries), memory * 3 // 4 // query_bytes)
-    block_rows = min(max(len(passages), 1), memory // 8 // passage_bytes)
-    threads = settings.threads if on_cpu else 1
-    # A GPU's scores have a mask beside them.
-    tile_scores = memory // 8 // (product.itemsize * (threads if on_cpu else 2))
-    tile_rows = min(
-        -(-query_rows // threads),
-        MAX_TILE_QUERIES,
-        max(1, tile_scores // TILE_PASSAGES),
-    )
-    tiles = Tiles(tile_rows, capacity, product, min(tile_scores, MAX_TILE_SCORES))
-    return _Plan(query_rows, block_rows, tiles, settings.device)
-
-
 def _search_block(
     queries_QD: Scores,
     corpus: Passages,
     k: int,
-    plan: _Plan,
+    plan: Plan,
     space: Workspace,
-    workers: "_Threads",
+    workers: Threads,
 ) -> tuple[Ids, Scores]:
     """Return (row numbers, scores) of the k best passages of some queries."""
     rows = np.empty((len(queries_QD), k), np.int64)
@@ -255,9 +172,9 @@ def _search_block_cuda(
     queries_QD: Scores,
     corpus: Passages,
     k: int,
-    plan: _Plan,
+    plan: Plan,
     space: Workspace,
-    workers: "_Threads",
+    workers: Threads,
 ) -> tuple[Ids, Scores]:
     """Do the same on a GPU; hard queries once more in float32, and what is left of them on CPU."""
     rows = np.empty((len(queries_QD), k), np.int64)
@@ -281,40 +198,12 @@ def _search_block_cuda(
     return rows, scores
 
 
-def _rank(listed: Listed, exact: Scores, rows: Ids, scores: Scores, workers: "_Threads") -> None:
+def _rank(listed: Listed, exact: Scores, rows: Ids, scores: Scores, workers: Threads) -> None:
     def rank(here: slice) -> None:
         offsets = listed.offsets[here.start : here.stop + 1]
         topk.rank(offsets, listed.positions, exact, rows[here], scores[here])
 
     workers.map(rank, len(rows), RANKED_QUERIES)
-
-
-class _Threads:
-    """Threads that each multiply alone: nobody waits, and a tile stays in its core's cache."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-
-    def __enter__(self) -> "_Threads":
-        self.default_threads = torch.get_num_threads()
-        self.default_precision = torch.get_float32_matmul_precision()
-        # A lower one lets float32 products be made of bfloat16: the margins would not hold.
-        torch.set_float32_matmul_precision("highest")
-        self.pool = ThreadPoolExecutor(
-            self.threads, initializer=torch.set_num_threads, initargs=(1,)
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
-        # A thread's own setting is also what torch gives to threads that come later.
-        torch.set_num_threads(self.default_threads)
-        torch.set_float32_matmul_precision(self.default_precision)
-
-    def map(self, function: Callable[[slice], T], total: int, size: int) -> list[T]:
-        """Call the function for slices of a range, and wait for all of them."""
-        slices = [slice(low, min(low + size, total)) for low in range(0, total, size)]
-        return list(self.pool.map(function, slices))
 
 
 def _check(queries: Vectors, passages: Vectors, k: int) -> None:
@@ -330,12 +219,6 @@ def _check(queries: Vectors, passages: Vectors, k: int) -> None:
             f"{len(passages)} passages; one search holds at most {MAX_PASSAGES}: search shards of "
             "the corpus and merge them with mining.fusion.merge"
         )
-
-
-def _even_share(total: int, most: int) -> int:
-    """Cut a total into as few equal parts of at most ``most`` as possible; return their size."""
-    parts = max(1, -(-total // most))
-    return max(1, -(-total // parts))
 
 
 def _pad(values: npt.NDArray, k: int, filler: float) -> npt.NDArray:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mining import topk
+from mining import canonical, topk
 from mining.passages import Bound, Passages, margins, round_into, round_rows
 
 T = TypeVar("T")
@@ -204,7 +204,9 @@ def score(
 
         def score_tile(here: slice, exact_PD: Floats = exact_PD, first: int = first) -> None:
             offsets = listed.offsets[here.start : here.stop + 1]
-            topk.score_listed(queries_QD[here], exact_PD, first, offsets, listed.positions, scores)
+            canonical.score_listed(
+                queries_QD[here], exact_PD, first, offsets, listed.positions, scores
+            )
 
         workers.map(score_tile, len(queries_QD), space.tiles.query_rows)
         if also is not None:

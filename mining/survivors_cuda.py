@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mining import topk
+from mining.canonical import LANES
 from mining.passages import Bound, Passages, margins, round_rows
 from mining.survivors import Floats, Listed, Tiles
 
@@ -150,14 +150,12 @@ def _multiply(queries_QD: torch.Tensor, passages_PD: torch.Tensor) -> torch.Tens
 
 
 def _dot(queries_ND: torch.Tensor, passages_ND: torch.Tensor) -> torch.Tensor:
-    """Do what ``mining.topk.dot`` does, operation for operation."""
-    sums_NL = torch.zeros(
-        (len(queries_ND), topk.LANES), dtype=torch.float64, device=queries_ND.device
-    )
-    for start in range(0, queries_ND.shape[1], topk.LANES):
-        lanes = slice(start, start + topk.LANES)
+    """Do what ``mining.canonical.dot`` does, operation for operation."""
+    sums_NL = torch.zeros((len(queries_ND), LANES), dtype=torch.float64, device=queries_ND.device)
+    for start in range(0, queries_ND.shape[1], LANES):
+        lanes = slice(start, start + LANES)
         sums_NL += queries_ND[:, lanes].double() * passages_ND[:, lanes].double()
-    half = topk.LANES // 2
+    half = LANES // 2
     while half:
         sums_NL = sums_NL[:, :half] + sums_NL[:, half : 2 * half]
         half //= 2
@@ -165,7 +163,7 @@ def _dot(queries_ND: torch.Tensor, passages_ND: torch.Tensor) -> torch.Tensor:
 
 
 def _pad_lanes(rows_PD: torch.Tensor) -> torch.Tensor:
-    missing = -rows_PD.shape[1] % topk.LANES
+    missing = -rows_PD.shape[1] % LANES
     return torch.nn.functional.pad(rows_PD, (0, missing))  # adding zeros changes no sum
 
 

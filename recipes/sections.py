@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mining.candidates import FilterSettings
 from mining.encoder import EncoderSettings
-from mining.mine import MineSettings
+from mining.mine_settings import MineSettings
 from mining.relevance import RelevanceSettings
 from trainer.eval_paths import KINDS, SetPaths, read_benchmark
 

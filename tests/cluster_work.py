@@ -13,7 +13,8 @@ from curation.ingest import find_sources, ingest_files
 from curation.recipes import load_recipe, load_sources
 from mining.embed import embed
 from mining.encoder import LEXICAL, SIDES, EncoderSettings
-from mining.mine import MineSettings, mine
+from mining.mine import mine
+from mining.mine_settings import MineSettings
 from tests.tiny_catalog import fetch
 
 ALONE = ExecutorSettings(workers=1)

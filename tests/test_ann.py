@@ -6,7 +6,8 @@ import pytest
 
 from mining import ann, fusion
 from mining.ann import AnnSettings, AnnUnavailableError
-from mining.search import NO_PASSAGE, SearchSettings, search
+from mining.search import NO_PASSAGE, search
+from mining.search_plan import SearchSettings
 
 SMALL = SearchSettings(memory_mb=64, threads=2)
 SETTINGS = {

@@ -23,9 +23,11 @@ from mining.candidates import FilterSettings, Reason
 from mining.commands import SHARD_QUERIES
 from mining.embeddings import EMBEDDINGS, EmbeddingStore, keys_of
 from mining.encoder import EncoderSettings, spec_of
-from mining.mine import TABLE, MineSettings, _on_device, _share, mine
+from mining.mine import mine
+from mining.mine_settings import MineSettings, on_device, share_machine
+from mining.mine_shard import TABLE
 from mining.relevance import RelevanceSettings
-from mining.search import SearchSettings
+from mining.search_plan import SearchSettings
 from tests.tiny_catalog import A, add_file, add_table, cluster, copy_catalog, fetch, own_ids, pair
 from tests.tiny_catalog import text_ids as ids_of
 
@@ -235,13 +237,15 @@ def test_tasks_are_spread_over_gpus_and_only_those_of_one_gpu_share_its_memory(m
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     on_gpus = SearchSettings(memory_mb=100, threads=8, device="cuda")
-    assert [_on_device(on_gpus, rank).device for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    shared = _share(MineSettings(search=on_gpus), ExecutorSettings(4)).search
+    assert [on_device(on_gpus, rank).device for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    shared = share_machine(MineSettings(search=on_gpus), ExecutorSettings(4)).search
     assert (shared.memory_mb, shared.threads) == (50, 2)
     for certain in ("cuda:1", "cpu"):
         chosen = SearchSettings(memory_mb=100, threads=8, device=certain)
-        assert _on_device(chosen, 0) == chosen
-        assert _share(MineSettings(search=chosen), ExecutorSettings(4)).search.memory_mb == 25
+        assert on_device(chosen, 0) == chosen
+        assert (
+            share_machine(MineSettings(search=chosen), ExecutorSettings(4)).search.memory_mb == 25
+        )
 
 
 def test_texts_without_vectors_are_refused_with_what_to_run(corpus):

@@ -27,7 +27,8 @@ from lode import app
 from mining.candidates import FilterSettings
 from mining.embed import embed
 from mining.encoder import EncoderSettings
-from mining.mine import MineSettings, mine
+from mining.mine import mine
+from mining.mine_settings import MineSettings
 from mining.relevance import RelevanceSettings
 from mining.reranking import rerank
 from mining.search import NO_PASSAGE

@@ -18,7 +18,8 @@ from curation.recipes import Recipe
 from curation.texts import from_strings, normalize, text_keys
 from mining.embed import embed
 from mining.encoder import EncoderSettings
-from mining.mine import MineSettings, mine
+from mining.mine import mine
+from mining.mine_settings import MineSettings
 from tests.sources import jsonl, read, write
 
 PEERS = Path(__file__).parents[2] / "shared" / "data" / "peers"

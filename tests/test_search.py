@@ -6,20 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from mining import survivors_cuda, topk
+from mining import canonical, survivors_cuda, topk
 from mining.hard_queries import HardQueries
 from mining.passages import Passages
 from mining.search import (
     NO_PASSAGE,
-    SearchSettings,
-    _make_plan,
-    _Plan,
     _search_block_cuda,
-    _Threads,
     score_listed,
     search,
     search_blocks,
 )
+from mining.search_plan import Plan, SearchSettings, make_plan
+from mining.search_threads import Threads
 from mining.survivors import Listed, Tiles
 from mining.vectors import Vectors
 
@@ -164,7 +162,7 @@ def test_a_tile_of_scores_on_a_gpu_stays_below_what_torch_can_select_from(monkey
         Vectors(np.broadcast_to(np.zeros(1, np.float16), (rows, 1024)))
         for rows in (2_300_000, 400_000_000)
     )
-    tiles = _make_plan(queries, passages, 200, settings).tiles
+    tiles = make_plan(queries, passages, 200, settings).tiles
     widest = max(s.stop - s.start for s in survivors_cuda._growing(10**8, 10**7, tiles))
     assert 2**29 < tiles.query_rows * widest <= 2**30
 
@@ -178,7 +176,7 @@ def nearly_equal(rng, width=200):
 
 def test_hard_queries_are_ordered_as_exactly_as_others():
     queries, passages = nearly_equal(np.random.default_rng(14))
-    with _Threads(2) as workers:
+    with Threads(2) as workers:
         hard = HardQueries(queries, 50, workers)
         hard.take_block(0, passages[:1700])
         hard.take_block(1700, passages[1700:])
@@ -194,8 +192,8 @@ def test_what_is_too_close_to_call_for_a_gpu_is_searched_all_the_same(product):
     rng = np.random.default_rng(15)
     queries, passages = nearly_equal(rng)
     passages[::3] = unit(rng, 1000, 200)
-    plan = _Plan(len(queries), 1100, Tiles(8, 256, product), "cpu")
-    with _Threads(1) as workers:
+    plan = Plan(len(queries), 1100, Tiles(8, 256, product), "cpu")
+    with Threads(1) as workers:
         rows, scores = _search_block_cuda(
             queries, Passages(Vectors(passages), 1100), 40, plan, plan.workspace(200), workers
         )
@@ -263,8 +261,8 @@ def test_a_score_is_the_same_alone_and_in_a_batch():
     offsets = np.arange(7) * 300
     positions = np.tile(np.arange(300), 6)
     together = score_listed(queries, passages, offsets, positions)
-    sums = np.empty(topk.LANES)
-    alone = [topk.dot(q, p, sums) for q in queries for p in passages.astype(np.float32)]
+    sums = np.empty(canonical.LANES)
+    alone = [canonical.dot(q, p, sums) for q in queries for p in passages.astype(np.float32)]
     np.testing.assert_array_equal(together, alone)
     exact = queries.astype(np.float64) @ passages.astype(np.float64).T
     np.testing.assert_array_equal(together, exact.ravel().astype(np.float32))
