@@ -23,6 +23,15 @@ class TokenizedTexts:
         tokens = np.fromiter((t for text in texts for t in text), np.int64, int(lengths.sum()))
         return cls(tokens, lengths)
 
+    @classmethod
+    def join(cls, parts: Sequence["TokenizedTexts"]) -> "TokenizedTexts":
+        """Put the texts of some parts one after another."""
+        none = np.empty(0, np.int64)
+        return cls(
+            np.concatenate([none, *(part.tokens for part in parts)]),
+            np.concatenate([none, *(part.lengths for part in parts)]),
+        )
+
     def __len__(self) -> int:
         return len(self.lengths)
 

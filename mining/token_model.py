@@ -17,6 +17,8 @@ from mining.model_folder import ModelFolder, first_position
 from mining.pooling import unsafe_pickle
 from mining.token_batches import Integers, TokenizedTexts, padded_batches, token_batches
 
+# A tokenizer keeps a hundred bytes and more of every token until its call is over.
+TOKENIZED_TEXTS: Final = 512
 # Weights that a folder may lack: nothing reads what they compute.
 _UNUSED_WEIGHTS: Final = ("pooler.",)
 
@@ -95,6 +97,12 @@ def load_tokenizer(folder: ModelFolder, *, trusts_code: bool) -> Any:
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> TokenizedTexts:
     """Turn texts into tokens, special ones included, cut to a greatest length."""
+    starts = range(0, len(texts), TOKENIZED_TEXTS)
+    pieces = (texts[start : start + TOKENIZED_TEXTS] for start in starts)
+    return TokenizedTexts.join([_tokenize_piece(tokenizer, piece, max_tokens) for piece in pieces])
+
+
+def _tokenize_piece(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> TokenizedTexts:
     found = tokenizer(
         list(texts),
         truncation=True,
