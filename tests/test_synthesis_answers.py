@@ -34,7 +34,7 @@ def read(content, kind="queries", language="zh", count=3):
         ({"queries": ["  "]}, "query is empty"),
         ({"queries": [7]}, "query is not a text"),
         ({"queries": ["！？"]}, "query has no letters"),
-        ({"queries": ["a\0b"]}, "query holds a NUL character"),
+        ({"queries": ["a\0b"]}, "query holds a control character"),
         ('{"queries": ["\\ud800"]}', "query holds a lone surrogate"),
         ({"queries": ["为" * 2001]}, "query is longer than 2,000 characters"),
         ({"queries": [PASSAGE]}, "query is a copy"),
@@ -54,6 +54,12 @@ def test_what_can_be_used_of_an_answer_is_used():
     assert reading.faults == ["query repeats another", "query is a copy"]
     short = read({"queries": ["光合作用"]})  # stands in the passage, and is a query of its own
     assert [draft.query for draft in short.drafts] == ["光合作用"]
+
+
+def test_a_raw_tab_or_line_break_in_a_text_spoils_no_answer():
+    reading = read('{"queries": ["植物怎样\n利用\t光能", "植物\x08怎样呼吸"]}')
+    assert [draft.query for draft in reading.drafts] == ["植物怎样\n利用\t光能"]
+    assert reading.faults == ["query holds a control character"]
 
 
 def test_languages_may_hold_names_of_the_other():

@@ -5,7 +5,6 @@ are grades, and a judgment is a score between 0 and 1; else they are labels.
 """
 
 import hashlib
-import json
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 
 from catalog.draws import draw
 from catalog.records import to_json
-from curation.synthesis.kinds import AnswerError, one_object
+from curation.synthesis.kinds import CONTROLS, AnswerError, one_object, parse_answer
 from curation.synthesis.prompts import prompt_text, read_prompt_file
 from curation.synthesis.seeds import Seed
 from curation.synthesis.settings import check_sampling, sampled_schema
@@ -26,7 +25,8 @@ FIELDS: Final = ("passage", "query", "choices")
 WHY: Final = "why"
 CHOICE: Final = "choice"
 _KEYS: Final = ("about", "system", "user", "choices")
-_WHY_CHARS: Final = 400
+# Bounded, so that the choice comes before max_tokens whatever the model likes to repeat.
+_WHY_CHARS: Final = 300
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,14 @@ class ChoicePrompt:
 
     def read(self, content: str) -> tuple[str, str]:
         """Return (choice, why) of an answer; AnswerError where it names none of the choices."""
-        try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            raise AnswerError("the answer is not JSON") from None
+        answer = parse_answer(content)
         if not isinstance(answer, dict) or CHOICE not in answer:
             raise AnswerError(f"the answer does not follow the schema: {WHY!r} and {CHOICE!r}")
         # A server without schemas may answer with a number.
         choice, why = str(answer[CHOICE]), str(answer.get(WHY, ""))
         if choice not in self.choices:
             raise AnswerError(f"the answer chooses none of {', '.join(self.choices)}")
-        return choice, why.encode("utf-8", "replace").decode().replace("\0", "")[:_WHY_CHARS]
+        return choice, CONTROLS.sub("", why.encode("utf-8", "replace").decode())[:_WHY_CHARS]
 
 
 @dataclass(frozen=True)

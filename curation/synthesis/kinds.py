@@ -5,6 +5,7 @@ the wrong language makes no pair, and the reason says which.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,7 @@ MIN_SHARE: Final = {"zh": 0.3, "en": 0.7}
 COPY_MIN_CHARS: Final = 30
 MAX_CHARS: Final = 2_000
 SIMILARITY_STEPS: Final = 5
+CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not tab, not line ends
 
 
 class AnswerError(ValueError):
@@ -74,6 +76,20 @@ class Kind:
         return reading
 
 
+def parse_answer(content: str) -> Any:
+    """Parse an answer's JSON; AnswerError where it is none.
+
+    Control characters in a text are let through: where a schema bounds its length, vLLM's grammar
+    (xgrammar) forbids escapes and quotes in it, and allows them.
+    """
+    if not content.strip():
+        raise AnswerError("the answer is empty")
+    try:
+        return json.loads(content, strict=False)
+    except (ValueError, RecursionError):
+        raise AnswerError("the answer is not JSON") from None
+
+
 def shape_fault(text: Any) -> str | None:
     """Say why something in an answer is no text to read, or None."""
     if not isinstance(text, str):
@@ -82,8 +98,8 @@ def shape_fault(text: Any) -> str | None:
         return "is empty"
     if len(text) > MAX_CHARS:
         return f"is longer than {MAX_CHARS:,} characters"
-    if "\0" in text:
-        return "holds a NUL character"
+    if CONTROLS.search(text):
+        return "holds a control character"
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -179,12 +195,7 @@ def _distinct(
 
 
 def _items(content: str, key: str, count: int) -> list[Any]:
-    if not content.strip():
-        raise AnswerError("the answer is empty")
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        raise AnswerError("the answer is not JSON") from None
+    answer = parse_answer(content)
     if not isinstance(answer, dict) or set(answer) != {key} or not isinstance(answer[key], list):
         raise AnswerError(f"the answer does not follow the schema: an object with a list {key!r}")
     items: list[Any] = answer[key]
@@ -214,7 +225,8 @@ def one_object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_TEXT: Final = {"type": "string", "minLength": 1}
+# Without a minLength: vLLM could write no quotation mark in it (see parse_answer).
+_TEXT: Final = {"type": "string"}
 _GRADE: Final = {"type": "integer", "minimum": 0, "maximum": SIMILARITY_STEPS}
 _PAIR: Final = one_object({"sentence1": _TEXT, "sentence2": _TEXT, "similarity": _GRADE})
 _ALL: Final = (
