@@ -126,7 +126,7 @@ def write_files(work: Path, data: Path) -> list[Path]:
     return paths
 
 
-def graded(data: Path) -> pa.Table:
+def graded(data: Path, max_rows: int = MAX_STS) -> pa.Table:
     """Return labelled pairs of the sources that leak into no evaluation set."""
     table = pq.read_table(data / "pairs" / "misc_pairs.parquet")
     rows = [
@@ -137,7 +137,7 @@ def graded(data: Path) -> pa.Table:
         if source in STS
         for label in _grade(json.loads(meta or "{}").get("label"))
     ]
-    step = max(1, len(rows) // MAX_STS)
+    step = max(1, len(rows) // max_rows)
     columns = zip(*rows[::step], strict=True)
     names = ("sentence1", "sentence2", "score")
     return pa.table(dict(zip(names, map(list, columns), strict=True)))

@@ -106,7 +106,9 @@ def run(
         plan = load_plan(recipe, model, set or (), given)
         found = open_catalog(catalog)
         done = run_recipe(plan, found, out, place, say, _stages(stages))
-    say(f"model {done.model()}")
+    made = done.newest_model()
+    if made is not None:
+        say(f"model {made}")
     reranker = done.journal.newest("reranker")
     if reranker is not None:
         say(f"reranker {reranker}")

@@ -24,7 +24,8 @@ UNUSED: Final = frozenset(
         "search_batch_size", "use_gpu_for_searching", "embedder_model_class", "save_total_limit",
         "ddp_find_unused_parameters", "shuffle_ratio", "max_example_num_per_dataset",
         "small_threshold", "drop_threshold", "same_task_within_batch", "save_strategy", "do_train",
-        "use_fp16", "normalize_embeddings", "remove_unused_columns", "unified_finetuning",
+        "use_fp16", "batch_size", "normalize_embeddings", "remove_unused_columns",
+        "unified_finetuning",
     }
 )  # fmt: skip
 HN_MINE: Final = {

@@ -64,9 +64,13 @@ class Bench:
         assert name is not None
         return load_snapshot(self.catalog, name)
 
+    def newest_model(self) -> str | None:
+        """Return the newest model of the run or its base; None before [new_model] has run."""
+        return self.journal.newest(MODEL) or self.plan.base
+
     def model(self) -> str:
         """Return the newest model of the run, or the base that it begins with."""
-        found = self.journal.newest(MODEL) or self.plan.base
+        found = self.newest_model()
         assert found is not None
         return found
 

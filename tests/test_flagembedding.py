@@ -158,12 +158,15 @@ def test_the_arguments_of_hn_mine_are_theirs() -> None:
     words = shlex.split(
         "--input_file a.jsonl --output_file b.jsonl --range_for_sampling 2-200 "
         "--negative_number 15 --use_gpu_for_searching --embedder_name_or_path lexical "
-        "--query_instruction_for_retrieval 找： --embedder_query_max_length 64 --use_fp16 False"
+        "--query_instruction_for_retrieval 找： --embedder_query_max_length 64 --use_fp16 False "
+        "--batch_size 3000"
     )
     mining, encoder = read_hn_mine(words, said.append)
     assert (mining.ranks, mining.negative_number) == ((2, 200), 15)
     assert (encoder.query_instruction, encoder.max_tokens) == ("找：", 512)
-    assert said[0] == "left out, Lode needs none of it: use_fp16, use_gpu_for_searching"
+    assert said[0] == (
+        "left out, Lode needs none of it: batch_size, use_fp16, use_gpu_for_searching"
+    )
     assert "greater: 512" in said[1]
 
 

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from catalog.errors import CatalogError
 from catalog.executors import ExecutorSettings
 from catalog.lake import Catalog
 from catalog.recipe_files import RecipeError, shipped_recipes
+from lode import app
 from recipes.differences import recipe_differences
 from recipes.journal import Journal
 from recipes.listing import describe_recipe
@@ -149,6 +151,15 @@ def test_what_a_machine_lacks_is_said_before_any_work(tmp_path: Path, catalog: C
         run_recipe(plan, catalog, tmp_path / "run", ExecutorSettings(1), lambda line: None)
     assert catalog.version() == before
     check_requirements(plan, ["curate"])
+
+
+def test_a_run_may_end_before_there_is_a_model(tmp_path: Path, catalog: Catalog) -> None:
+    path = write(tmp_path)
+    Journal(tmp_path / "run").write("curate", load_plan(path).document("curate"), {"snapshot": "a"})
+    words = ["run", str(path), "--out", str(tmp_path / "run"), "--stages", "curate"]
+    done = CliRunner().invoke(app, [*words, "--catalog", catalog.location.url])
+    assert done.exit_code == 0, done.output
+    assert "model" not in done.output
 
 
 def test_two_recipes_differ_in_named_settings(tmp_path: Path) -> None:
