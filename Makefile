@@ -31,10 +31,10 @@ demo: $(READY) ## ingest, curate, snapshot and report a built-in corpus
 	@$(BIN)/lode demo demo
 
 test: $(READY) lint types imports ## all checks, and all tests but the thorough ones
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not thorough and not vllm'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not thorough and not vllm'
 
 test-all: $(READY) lint types imports ## all checks and all tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not vllm'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not vllm'
 
 test-vllm: $(READY) $(VLLM)/.ready ## synthesis and judging against a real vLLM (3.1 GB)
 	@LODE_VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -q -m vllm
@@ -48,7 +48,7 @@ $(VLLM)/.ready: $(READY)
 	@touch $(VLLM)/.ready
 
 check: $(READY) lint types imports ## the quick loop, under two minutes
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not thorough and not vllm'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not thorough and not vllm'
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -177,6 +177,7 @@ def write_recipe(folder: Path, model: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_classifier_keeps_what_it_says_and_measures_again_what_changed(
     model: Path, tmp_path: Path
 ) -> None:

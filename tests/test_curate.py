@@ -18,6 +18,8 @@ from curation.demonstrate import demo_recipe, demonstrate, found
 from curation.ingest import find_sources, ingest_files
 from curation.recipes import load_recipe, load_sources
 
+pytestmark = pytest.mark.slow
+
 ONE = ExecutorSettings(workers=1)
 
 
@@ -143,7 +145,6 @@ def test_every_shipped_recipe_loads() -> None:
             assert load_recipe(name).policy.conditions
 
 
-@pytest.mark.slow
 def test_killed_at_any_point_the_same_command_ends_with_the_same_digest(tmp_path: Path) -> None:
     corpus = generate(tmp_path / "raw", 3_000)
     script = (

@@ -242,6 +242,7 @@ def test_pairs_can_be_compared_as_a_whole(catalog: Catalog) -> None:
 # Growing
 
 
+@pytest.mark.slow
 def test_new_files_give_what_all_files_at_once_give(tmp_path: Path) -> None:
     # With few bands a new text meets old ones only as neighbors of those that it shares a key with.
     few_bands = DuplicateSettings(bands=3, rows_per_band=10)
@@ -292,6 +293,7 @@ def test_another_threshold_compares_nothing_again(catalog: Catalog) -> None:
     assert read(catalog, near)[0][0] >= np.float32(0.9)
 
 
+@pytest.mark.slow
 def test_another_edge_floor_starts_again(catalog: Catalog) -> None:
     add_file(catalog, "a", mixed_rows(1, 80))
     run(catalog, edge_floor=0.8)

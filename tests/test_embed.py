@@ -64,6 +64,7 @@ def test_every_kept_text_gets_its_vector_once(corpus: Catalog) -> None:
     assert [run(corpus, side).texts for side in ("query", "passage")] == [0, 0]
 
 
+@pytest.mark.slow
 def test_another_snapshot_embeds_only_its_new_texts(corpus: Catalog) -> None:
     run(corpus)
     new = [pair(2, 0, "新问题", "新回答"), pair(2, 1, "旧问题", "第3个回答")]
@@ -77,6 +78,7 @@ def test_another_snapshot_embeds_only_its_new_texts(corpus: Catalog) -> None:
     assert embed(corpus, whole_lake(corpus), ENCODER, "passage", ONE).texts == 0
 
 
+@pytest.mark.slow
 def test_models_and_instructions_have_stores_of_their_own(corpus: Catalog) -> None:
     run(corpus)
     assert run(corpus, settings=EncoderSettings("lexical-32")).texts == 40
@@ -115,6 +117,7 @@ def embed_and_die(url: str) -> None:
     embed(catalog, load_snapshot(catalog, "v1"), ENCODER, "passage", ONE, die, task_texts=8)
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_its_finished_shards(
     corpus: Catalog, template: Catalog, tmp_path: Path
 ) -> None:

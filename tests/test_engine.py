@@ -116,6 +116,7 @@ def average_here(folder: Path) -> None:
         torch.save([weight.grad for weight in module.parameters()], folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_gradients_are_averaged_and_missing_ones_are_zero(tmp_path: Path) -> None:
     assert run_group(average_here, [tmp_path]) == [0, 0]
     expected = []

@@ -16,6 +16,8 @@ from trainer.eval_paths import SetPaths, read_benchmark, shipped_benchmarks
 from trainer.eval_records import TRAINED_ON, make_rows
 from trainer.evaluation import evaluate_model, print_results
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SETTINGS = EncoderSettings("lexical-64", threads=1)
 # Each class has characters of its own, and some that all have.

@@ -24,6 +24,8 @@ from trainer.negative_rules import NegativeSettings
 from trainer.own_data import catalog_of
 from trainer.settings import ContrastiveTask, CosentTask, TrainSettings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAIRS = [
     {"query": f"怎么学{i}", "positive": f"学习{i}", "negatives": [f"不学{i}"]} for i in range(12)

@@ -9,6 +9,8 @@ from catalog.lake import Catalog
 from tests.killed_ingest import ingest_until
 from tests.sources import as_parquet, jsonl, write
 
+pytestmark = pytest.mark.slow
+
 CONTENT = {
     "pairs": "select * from pairs order by pair_id",
     "quarantine": "select * from quarantine order by file_id, row",

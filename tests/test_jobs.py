@@ -275,6 +275,7 @@ def run_job(url: str, number: int) -> None:
         job.commit(change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sign", "pauses_ms"),
     [

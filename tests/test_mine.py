@@ -162,6 +162,7 @@ def test_the_margin_is_measured_from_the_lowest_kept_positive(corpus):
             assert bool(flag & Reason.RELATIVE_MARGIN) == too_close
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "workers"),
     [
@@ -211,6 +212,7 @@ def kill_after_first_shard(url):
     mine(catalog, load_snapshot(catalog, "v1"), settings, ENCODER, progress=die)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(template, corpus, tmp_path):
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=kill_after_first_shard, args=(corpus.location.url,))

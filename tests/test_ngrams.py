@@ -142,6 +142,7 @@ def test_chunks_change_nothing() -> None:
     assert one.values.tolist() == many.values.tolist()
 
 
+@pytest.mark.slow
 def test_a_recipe_measures_bits_and_a_policy_asks_for_them(tmp_path, empty_catalog) -> None:
     corpus = copy_catalog(empty_catalog, tmp_path / "corpus")
     clean = passages(1)

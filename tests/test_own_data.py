@@ -16,6 +16,8 @@ from catalog.pack import PackSettings, build_pack
 from tests.processes import run_in_processes
 from trainer.own_data import catalog_of
 
+pytestmark = pytest.mark.slow
+
 FLAG = [
     {"query": f"问题{i}", "pos": [f"答案{i}"], "neg": [f"错误{i}", f"另一错误{i}"]}
     for i in range(4)

@@ -90,6 +90,7 @@ def signatures(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (status.st_ino, status.st_mtime_ns) for name, status in found}
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_again_and_again_ends_with_the_same_pack(
     catalog: Catalog, snapshot: Snapshot, clean: Pack, tmp_path: Path
 ) -> None:

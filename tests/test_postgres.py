@@ -24,6 +24,7 @@ ALONE = ExecutorSettings(workers=1)
 
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.postgres,
     pytest.mark.skipif(not has_postgres(), reason="PostgreSQL's initdb is not installed"),
 ]

@@ -27,6 +27,8 @@ from trainer.pretrain_settings import PretrainSettings
 from trainer.pretraining import PassagePlan, pretrain
 from trainer.resume import load_pretraining_run, load_run
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 
@@ -114,7 +116,6 @@ def pretrain_until(
     sys.setprofile(None)
 
 
-@pytest.mark.slow
 @pytest.mark.thorough
 def test_kill_9_at_any_call_changes_nothing_but_the_time(whole: Made, made: Made) -> None:
     calls = CONTEXT.Value("q", 0)

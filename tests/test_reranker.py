@@ -64,6 +64,8 @@ from trainer.reranker_updates import (
 from trainer.resume import load_run
 from trainer.run import RunPlace
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("LODE_KILLS", "1"))
 
 
@@ -329,7 +331,6 @@ def rerank_until(made: Made, settings: Any, run: str, last_call: int, calls: Any
     train_until(made, settings, run, last_call, calls, train_reranker)
 
 
-@pytest.mark.slow
 @pytest.mark.thorough
 def test_kill_9_at_any_call_changes_nothing_but_the_time(whole: Made, tmp_path: Path) -> None:
     copy = whole.copy(tmp_path / "made")
@@ -456,7 +457,6 @@ def test_training_puts_answers_above_others_to_new_questions(learned: Made) -> N
     assert share_first(score_answers(after)) > 0.95
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_mining_removes_what_a_trained_reranker_calls_relevant(learned: Made) -> None:
     folder = str(learned.folder / "r" / "checkpoint")

@@ -22,6 +22,8 @@ from mining.mine import mine
 from mining.mine_settings import MineSettings
 from tests.sources import jsonl, read, write
 
+pytestmark = pytest.mark.slow
+
 PEERS = Path(__file__).parents[2] / "shared" / "data" / "peers"
 ALONE = ExecutorSettings(workers=1)
 ENCODER = EncoderSettings("lexical-64", threads=1)

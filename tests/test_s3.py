@@ -25,6 +25,7 @@ from tests.tiny_catalog import fetch, make_corpus
 
 ALONE = ExecutorSettings(workers=1)
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.s3,
     pytest.mark.skipif(
         importlib.util.find_spec("moto") is None, reason="moto, an S3 server, is not installed"
@@ -226,7 +227,6 @@ def test_what_is_wrong_is_said_before_any_work(
         Catalog.open(url_of(s3, tmp_path))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("metadata", ["folder", pytest.param("postgres", marks=with_postgres)])
 @pytest.mark.thorough
 def test_curation_on_s3_ends_with_the_digest_of_a_local_catalog(

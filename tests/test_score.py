@@ -62,6 +62,7 @@ def test_cosines_do_not_depend_on_lengths_and_zeros_have_none() -> None:
     assert cosines(queries, passages).tolist() == [1, 0, -1]
 
 
+@pytest.mark.slow
 def test_only_new_pairs_are_scored(corpus: Catalog) -> None:
     run(corpus)
     before = fetch(corpus, ALL)
@@ -81,6 +82,7 @@ def test_a_policy_can_ask_for_a_score(corpus: Catalog) -> None:
     assert 0 < len(rejected) < 30
 
 
+@pytest.mark.slow
 def test_two_revisions_never_share_a_name(corpus: Catalog) -> None:
     run(corpus, EncoderSettings("lexical-16", name="teacher"))
     before = fetch(corpus, ALL)
@@ -111,6 +113,7 @@ def score_and_die(url: str) -> None:
     score(catalog, load_snapshot(catalog, "v1"), ENCODER, ONE, die)
 
 
+@pytest.mark.slow
 def test_a_killed_run_shows_nothing_and_goes_on(
     corpus: Catalog, template: Catalog, tmp_path: Path
 ) -> None:

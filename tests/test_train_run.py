@@ -42,6 +42,8 @@ from trainer.run_life import RunLife
 from trainer.settings import ContrastiveTask, CosentTask, TrainSettings
 from trainer.step import NotFiniteError
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("LODE_KILLS", "2"))
 
 

@@ -291,6 +291,7 @@ def test_a_cached_update_is_the_plain_one_with_dropout(made: Made, case: str) ->
 # Processes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case != "local"])
 def test_two_processes_make_the_update_of_one(made: Made, both: list[Any], case: str) -> None:
     settings = settings_of(made, case)

@@ -237,6 +237,7 @@ def tables_of(drawn: list[Row]) -> tuple[dict[str, list[Row]], list[Row]]:
     return cut, whole
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(drawn=ROWS, policy=POLICIES)
 def test_verdicts_equal_a_slow_evaluation(
