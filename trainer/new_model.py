@@ -1,7 +1,8 @@
 """New models: a BERT of any size with random weights, and a tokenizer learned from a snapshot."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +53,7 @@ def make_model(
     """Write the folder of a new model; the same snapshot and settings make the same model."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; choose another folder for the new model")
-    tokenizer = learn_tokenizer(sample_texts(catalog, snapshot, settings.seed), settings)
+    tokenizer = learn_tokenizer(partial(sample_texts, catalog, snapshot, settings.seed), settings)
     tokenizer.save_pretrained(folder)
     _make_bert(settings, len(tokenizer)).save_pretrained(folder)
     modes = {key: mode == settings.pooling for key, mode in POOLING_KEYS.items()}
@@ -92,32 +93,38 @@ def sample_texts(catalog: Catalog, snapshot: Snapshot, seed: int) -> Iterator[st
                         yield text
 
 
-def learn_tokenizer(texts: Iterator[str], settings: NewModelSettings) -> Any:
-    """Learn a lower-casing WordPiece tokenizer, Han characters one by one, as BERT's is."""
+def learn_tokenizer(texts: Callable[[], Iterator[str]], settings: NewModelSettings) -> Any:
+    """Learn a lower-casing WordPiece tokenizer, Han characters one by one, as BERT's is.
+
+    The texts are read twice: the library numbers the ##characters in an order that changes from
+    call to call, and merges pieces that are equally frequent by their numbers. Known beforehand,
+    they always have the same. It is BERT's own class: any release of transformers loads it.
+    """
     import transformers
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    characters = _learn_pieces(texts(), [], len(SPECIAL))
+    inner = sorted(piece for piece in characters if piece.startswith("##") and len(piece) == 3)
+    bert: Any = transformers.BertTokenizer
+    return bert(
+        vocab=_learn_pieces(texts(), inner, settings.vocabulary), do_lower_case=True,
+        strip_accents=False, model_max_length=settings.max_tokens,
+    )  # fmt: skip
+
+
+def _learn_pieces(texts: Iterator[str], first: Sequence[str], size: int) -> dict[str, int]:
+    """Return pieces and their ids: special ones, ``first``, all characters, then frequent ones."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from tokenizers.trainers import WordPieceTrainer
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    learned = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
+    learned.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    learned.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = WordPieceTrainer(
-        vocab_size=settings.vocabulary, special_tokens=list(SPECIAL), show_progress=False
+        vocab_size=size, special_tokens=[*SPECIAL, *first], show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
-    )
-    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True))
-    fast: Any = transformers.PreTrainedTokenizerFast
-    return fast(
-        tokenizer_object=tokenizer,
-        model_max_length=settings.max_tokens,
-        **{f"{name}_token": token for name, token in names.items()},
-    )
+    learned.train_from_iterator(texts, trainer)
+    pieces: dict[str, int] = learned.get_vocab()
+    return pieces
 
 
 def _make_bert(settings: NewModelSettings, vocabulary: int) -> Any:
