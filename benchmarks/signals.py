@@ -31,7 +31,7 @@ BATCH_ROWS = 8_192  # as curation/measure.py has it
 OURS_ROUNDS, STOCK_ROUNDS = 5, 3
 STOCK_PAIRS = 600
 LONG = (340, 420)  # characters of both sides: the pairs that the targets of 380 characters mean
-PACKAGES = ("datatrove", "numba", "numpy", "pyarrow", "opencc", "ahocorasick-rs", "xxhash")
+PACKAGES = ("datatrove", "numba", "numpy", "pyarrow", "opencc", "xxhash")
 
 
 def main() -> None:
