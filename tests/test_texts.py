@@ -236,7 +236,7 @@ def test_gaps_are_where_something_was_stripped_before_what_is_left() -> None:
     kept = normalize(column)
     gaps = find_gaps(column, kept)
     marked = [
-        "".join("_" * gap + chr(code) for code, gap in zip(codes, flags, strict=True))
+        "".join("_" * int(gap) + chr(code) for code, gap in zip(codes, flags, strict=True))
         for codes, flags in zip(
             np.split(kept.codepoints, kept.offsets[1:-1]),
             np.split(gaps, kept.offsets[1:-1]),
