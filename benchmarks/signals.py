@@ -3,7 +3,9 @@
     python -m benchmarks.signals [DATA]      # writes benchmarks/signals.md, two minutes
 
 Lode measures a systematic eighth of the real pairs (each eighth block of 2,048 rows of every file),
-both sides of a pair, in one process of one thread. The peer is a chain of stock datatrove blocks
+both sides of a pair, in one process of one thread: as shipped, and with all that a recipe can name
+beside it (the word lists of the data folder, every shipped classifier, n-grams of the corpus for
+fluency). The peer is a chain of stock datatrove blocks
 that make the same checks on the passage alone, with FineWeb-2's settings for Chinese: language id,
 Gopher repetition and quality, FineWeb quality, a regular expression, MinHash signature (14 x 8 of
 word 5-grams). Each block sees each text, as each signal does. Both count CPU seconds of the work,
@@ -16,22 +18,27 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import DATA, describe
 
+if TYPE_CHECKING:
+    from curation.signals import SignalSettings
+
 BLOCK_ROWS, EVERY = 2_048, 8
 BATCH_ROWS = 8_192  # as curation/measure.py has it
 OURS_ROUNDS, STOCK_ROUNDS = 5, 3
 STOCK_PAIRS = 600
 LONG = (340, 420)  # characters of both sides: the pairs that the targets of 380 characters mean
-PACKAGES = ("datatrove", "numba", "numpy", "pyarrow", "opencc", "ahocorasick-rs", "xxhash")
+PACKAGES = ("datatrove", "numba", "numpy", "pyarrow", "opencc", "xxhash")
 
 
 def main() -> None:
@@ -86,30 +93,61 @@ def measure_ours(data: Path) -> dict:
     is_long = pa.compute.and_(
         pa.compute.greater_equal(lengths, LONG[0]), pa.compute.less_equal(lengths, LONG[1])
     )
-    measure(rows.slice(0, BATCH_ROWS), Counter())  # compiles, loads models, maps lists
-    found = {}
-    for name, some in (("corpus", rows), ("long", rows.filter(is_long).combine_chunks())):
-        parts: Counter[str] = Counter()
-        rounds = [cpu_seconds(lambda: measure(some, parts)) for _ in range(OURS_ROUNDS)]  # noqa: B023
-        found[name] = {
-            "pairs": some.num_rows,
-            "chars": chars(some, "query", "positive"),
-            "rounds": rounds,
-            "parts": {part: seconds / OURS_ROUNDS for part, seconds in parts.most_common()},
-        }
+    with tempfile.TemporaryDirectory() as folder:
+        shipped, whole = {}, whole_chain(data, rows, Path(folder))
+        chains = (
+            ("corpus", rows, shipped),
+            ("long", rows.filter(is_long).combine_chunks(), shipped),
+            ("whole", rows, whole),
+        )
+        found = {name: measure_rounds(some, chain) for name, some, chain in chains}
     return found | {"peak_gib": peak_gib()}
 
 
-def measure(rows: pa.Table, parts: Counter[str]) -> None:
+def whole_chain(data: Path, rows: pa.Table, folder: Path) -> dict:
+    """Make settings with all that a recipe can name: word lists, classifiers, n-grams."""
+    from benchmarks.words import read_words
+    from curation.classifiers import shipped_classifiers
+    from curation.ngrams.learn import learn_ngrams
+    from curation.ngrams.model import save_ngrams
+    from curation.texts import decode
+
+    lists, ngrams = folder / "words.txt", folder / "corpus.ngrams"
+    lists.write_text("\n".join(read_words(data)), encoding="utf-8")
+    save_ngrams(learn_ngrams([decode(rows["positive"])]), ngrams, {})
+    return {
+        "word_lists": (lists,),
+        "classifiers": {name.replace("-", "_"): name for name in shipped_classifiers()},
+        "ngrams": {"bits": str(ngrams)},
+    }
+
+
+def measure_rounds(rows: pa.Table, chain: dict) -> dict:
+    from curation.signals import SignalSettings
+
+    settings = SignalSettings(**chain)
+    measure(rows.slice(0, BATCH_ROWS), Counter(), settings)  # compiles, loads models, maps lists
+    parts: Counter[str] = Counter()
+    rounds = [cpu_seconds(lambda: measure(rows, parts, settings)) for _ in range(OURS_ROUNDS)]
+    return {
+        "pairs": rows.num_rows,
+        "chars": chars(rows, "query", "positive"),
+        "rounds": rounds,
+        "parts": {part: seconds / OURS_ROUNDS for part, seconds in parts.most_common()},
+    }
+
+
+def measure(rows: pa.Table, parts: Counter[str], settings: "SignalSettings") -> None:
     """Make everything that curation makes of pairs, and add up what each part takes."""
     from curation.minhash import MinHashSettings, band_keys
-    from curation.signals import FAMILIES, PairBatch, compute
+    from curation.signals import PairBatch, compute, families_of
     from curation.signals.registry import registry_names
     from curation.texts import pair_keys, text_keys
 
     def took(part: str, work: Callable[[], object]) -> None:
         parts[part] += cpu_seconds(work)
 
+    families = families_of(settings)
     for start in range(0, rows.num_rows, BATCH_ROWS):
         batch = PairBatch(rows.slice(start, BATCH_ROWS))
         took("decode", lambda: (batch.query, batch.passage))  # noqa: B023
@@ -117,9 +155,9 @@ def measure(rows: pa.Table, parts: Counter[str]) -> None:
         sides = (batch.normalized_query, batch.normalized_passage)
         took("keys", lambda: pair_keys(*map(text_keys, sides)))  # noqa: B023
         took("band keys", lambda: band_keys(sides[1], MinHashSettings()))  # noqa: B023
-        for family in FAMILIES:
+        for family in families:
             names = registry_names([family])
-            took(family.name, lambda: compute(batch, names))  # noqa: B023
+            took(family.name, lambda: compute(batch, names, settings, [family]))  # noqa: B023
 
 
 # datatrove ----------------------------------------------------------------------------------------
@@ -204,14 +242,16 @@ def stock_blocks() -> Iterator[tuple[str, Callable[[object], object]]]:
 
 
 def report(ours: dict, stock: dict) -> str:
-    corpus, long = ours["corpus"], ours["long"]
+    corpus, long, whole = ours["corpus"], ours["long"], ours["whole"]
     ratio = rate(corpus, "pairs") / rate(stock, "pairs")
     by_chars = rate(corpus, "chars") / rate(stock, "chars")
     lines = [
         "# All signals, keys and band keys",
         "",
         "`python -m benchmarks.signals`; targets: 2.3M characters per core-second, which is 15,000",
-        "pairs of the corpus or 6,000 of 380 characters, and 40 times a stock datatrove chain.",
+        "pairs of the corpus or 6,000 of 380 characters, and 40 times a stock datatrove chain;",
+        "1.5M with all that a recipe can name beside (the whole chain: 48,000 words, every shipped",
+        "classifier, n-grams of the corpus).",
         "",
         describe(PACKAGES),
         "",
@@ -220,12 +260,15 @@ def report(ours: dict, stock: dict) -> str:
         "|---|---|---|---|---|---|---|---|---|",
         row("Lode, an eighth of the corpus", corpus, ours["peak_gib"]),
         row(f"Lode, pairs of {LONG[0]} to {LONG[1]} characters", long, ours["peak_gib"]),
+        row("Lode's whole chain, an eighth of the corpus", whole, ours["peak_gib"]),
         row("datatrove, passages only", stock, stock["peak_gib"]),
         "",
         f"Per core-second Lode measures **{ratio:.0f} times** the pairs, both sides, of which",
         f"datatrove checks one side, and {by_chars:.0f} times the characters.",
         "",
         *part_lines("Lode", corpus),
+        "",
+        *part_lines("Lode's whole chain", whole),
         "",
         *part_lines("datatrove", stock),
         "",

@@ -254,16 +254,35 @@ _ASSIGNED: Final = (range(0x20, 0xD800), range(0xE000, 0x40000), range(0xE0000, 
 def normalize(texts: Texts) -> Texts:
     """Normalise texts for keys; see the module's first lines for the formula and its reasons."""
     table, pool = _normal_table()
-    combining, bound = _scan(texts.codepoints, texts.offsets, table, pool)
-    if combining.any():
-        texts = _replace(texts, np.flatnonzero(combining), _composed)
-        _, bound = _scan(texts.codepoints, texts.offsets, table, pool)
+    texts, bound = _compose(texts)
     codepoints, offsets = _walk(texts.codepoints, texts.offsets, table, pool, bound)
     blank = np.flatnonzero((np.diff(offsets) == 0) & (texts.lengths > 0))
     normalized = Texts(codepoints, offsets, texts.valid)
     if len(blank) == 0:
         return normalized
     return _replace(normalized, blank, lambda row, _: _visible(texts.text(row)))
+
+
+def find_gaps(texts: Texts, normalized: Texts) -> Flags:
+    """Say of each code point of normalised texts whether something was stripped before it.
+
+    Texts of which nothing was left, or nothing of ASCII, are passed over: false throughout.
+    """
+    table, pool = _normal_table()
+    texts, _ = _compose(texts)
+    return _gaps(
+        texts.codepoints, texts.offsets, table, pool, normalized.codepoints, normalized.offsets
+    )
+
+
+def _compose(texts: Texts) -> tuple[Texts, int]:
+    """Compose the texts that hold combining characters; give also a bound of what all become."""
+    table, pool = _normal_table()
+    combining, bound = _scan(texts.codepoints, texts.offsets, table, pool)
+    if combining.any():
+        texts = _replace(texts, np.flatnonzero(combining), _composed)
+        _, bound = _scan(texts.codepoints, texts.offsets, table, pool)
+    return texts, bound
 
 
 def _composed(_: int, text: str) -> str:
@@ -409,6 +428,42 @@ def _emit(out: CodePoints, put: int, after: int, code: int) -> tuple[int, int]:
     out[put] = code
     put += code != 0
     return put, (_DIGIT if is_digit else _ELSE)
+
+
+@kernel
+def _gaps(
+    codepoints: CodePoints,
+    offsets: Offsets,
+    table: CodePoints,
+    pool: CodePoints,
+    normal: CodePoints,
+    normal_offsets: Offsets,
+) -> Flags:
+    """Walk a text and what became of it together: what is not the next of it was stripped."""
+    gaps = np.zeros(len(normal), np.bool_)
+    for row in range(len(offsets) - 1):
+        at, stop, skipped = normal_offsets[row], normal_offsets[row + 1], False
+        if not _has_ascii(normal[at:stop]):
+            continue
+        for code in codepoints[offsets[row] : offsets[row + 1]]:
+            entry = table[code]
+            start, parts = 0, 1
+            if entry & np.uint32(_MANY):
+                start = int(entry & np.uint32(_LOW)) + 1
+                parts = int(pool[start - 1])
+            for place in range(parts):
+                part = pool[start + place] if start else entry & np.uint32(_LOW)
+                meets = at < stop and normal[at] == part
+                if meets:
+                    gaps[at] = skipped
+                    at += 1
+                skipped = not meets
+    return gaps
+
+
+@kernel
+def _has_ascii(codepoints: CodePoints) -> bool:
+    return bool(np.any(codepoints < 0x80))
 
 
 # Keys -------------------------------------------------------------------------------------------

@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import texts
-from curation.texts import Texts, decode, encode, from_strings, normalize, pair_keys, text_keys
+from curation.texts import (
+    Texts,
+    decode,
+    encode,
+    find_gaps,
+    from_strings,
+    normalize,
+    pair_keys,
+    text_keys,
+)
 
 SIMPLIFY = opencc.OpenCC("t2s")
 SELECTORS = {*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
@@ -218,3 +227,20 @@ def test_keys_pass_through_parquet_into_duckdb_as_uuid(tmp_path: Path) -> None:
     assert pq.read_table(path)["key"].to_pylist() == keys.to_pylist()
     query = f"select key, typeof(key) from '{path}'"
     assert duckdb.sql(query).fetchall() == [(keys[0].as_py(), "UUID"), (None, "UUID")]
+
+
+def test_gaps_are_where_something_was_stripped_before_what_is_left() -> None:
+    column = from_strings(
+        ["a b.c", "3.5 ⒈5", "甲 a，\u200bb", "甲 乙", " a", "?!", None, "e\u0301 x"]
+    )
+    kept = normalize(column)
+    gaps = find_gaps(column, kept)
+    marked = [
+        "".join("_" * int(gap) + chr(code) for code, gap in zip(codes, flags, strict=True))
+        for codes, flags in zip(
+            np.split(kept.codepoints, kept.offsets[1:-1]),
+            np.split(gaps, kept.offsets[1:-1]),
+            strict=True,
+        )
+    ]
+    assert marked == ["a_b_c", "3.5_1.5", "甲_a_b", "甲乙", "_a", "?!", "", "é_x"]

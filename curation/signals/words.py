@@ -1,27 +1,26 @@
-"""Words of lists, found by one Aho-Corasick automaton over both sides.
+"""Words of lists, all found in one walk over each side.
 
 A list is a text file with a word a line, or a word, a tab and its category; # begins a comment, and
 ! a word that is no hit: of overlapping words the one that begins first counts, then the longest, so
 that !性能 and !理性 keep 性 from being found in them.
 Words are matched in the text as its key sees it, so width, script, case, spaces and punctuation do
-not hide one: 加 微-信 is 加微信. A word of Latin letters must also stand alone in the text itself:
-the key of "these xylophones" has no spaces. Lists of a user go beside the small shipped one.
+not hide one: 加 微-信 is 加微信. A word of Latin letters must also stand alone in the text itself,
+and be parted there as the list parts it: the key of "these xylophones" has no spaces. Lists of a
+user go beside the small shipped one.
 """
 
-import re
-import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
 from curation.signals.batch import PairBatch, Side
 from curation.signals.registry import Columns, Family, count
 from curation.signals.settings import SignalSettings
-from curation.texts import Texts, encode, from_strings, normalize, utf8
+from curation.signals.trie import WordTrie
+from curation.texts import Texts, encode, find_gaps, from_strings, normalize
 
 SHIPPED: Final = Path(__file__).parent.parent / "assets" / "words.tsv"
 # Words of a user's list without a category, or with one of his own, count as listed.
@@ -31,54 +30,38 @@ NO_HIT: Final = -1
 
 
 class WordLists:
-    """The words of some lists as one automaton, and the category of each."""
+    """The words of some lists as one trie, and the category of each."""
 
     def __init__(self, words: dict[str, int], written: dict[str, str]) -> None:
         """Take words as keys see them: the number of their category, and how they are written."""
         self.categories = np.array(list(words.values()), np.int64)
-        self.alone = {
-            number: re.compile(rf"(?<![a-z0-9]){_spaced(written[word])}(?![a-z0-9])")
-            for number, word in enumerate(words)
-            if word.isascii()
-        }
-        # The double array is the fastest to search; it takes too long to build from many words.
-        self.automaton = BytesAhoCorasick(
-            [word.encode() for word in words],
-            matchkind=MatchKind.LeftmostLongest,
-            implementation=Implementation.ContiguousNFA if len(words) > 5_000 else None,
-        )
+        self.is_latin = np.array([word.isascii() for word in words], np.bool_)
+        keys = from_strings(words)
+        gaps = find_gaps(from_strings(written[word] for word in words), keys)
+        self.trie = WordTrie(keys, self.is_latin, gaps)
 
-    def find(self, texts: Texts) -> npt.NDArray[np.int64]:
-        """Find the longest words in normalised texts, without overlaps: rows of (word, text)."""
-        # One call for the column: a NUL, which no normalised text holds, ends each text.
-        ended = np.insert(texts.codepoints, texts.offsets[1:], np.uint32(0))
-        data, bounds = utf8(Texts(ended, texts.offsets + np.arange(len(texts) + 1), texts.valid))
-        matches = self.automaton.find_matches_as_indexes(data.data)
-        found = np.array(matches, np.int64).reshape(-1, 3)
-        return np.stack([found[:, 0], np.searchsorted(bounds, found[:, 1], "right") - 1], axis=1)
+    def find(self, normalized: Texts, texts: Texts | None = None) -> npt.NDArray[np.int64]:
+        """Find the longest words in normalised texts, without overlaps: rows of (word, text).
+
+        Where the texts as they are written are given too, Latin words must stand alone there.
+        """
+        if texts is None or not self.is_latin.any():
+            return self.trie.find(normalized)
+        return self.trie.find(normalized, find_gaps(texts, normalized))
 
 
 def words(batch: PairBatch, side: Side, settings: SignalSettings) -> Columns:
     """Words of the lists, found in the normalised text."""
     lists = load_lists(settings.word_lists)
-    counted = np.zeros((len(batch), len(CATEGORIES)), np.int32)
-    found = lists.find(batch.normalized(side))
-    found = found[lists.categories[found[:, 0]] != NO_HIT]
-    is_latin = np.isin(found[:, 0], list(lists.alone))
-    others = found[~is_latin]
-    np.add.at(counted, (others[:, 1], lists.categories[others[:, 0]]), 1)
-    for word, row in np.unique(found[is_latin], axis=0).tolist():
-        text = _fold(batch.texts(side).text(row))
-        counted[row, lists.categories[word]] += len(lists.alone[word].findall(text))
-    return {f"{name}_words": counted[:, number] for number, name in enumerate(CATEGORIES)}
-
-
-def _spaced(word: str) -> str:
-    return r"\s+".join(map(re.escape, _fold(word).split()))
-
-
-def _fold(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).lower()
+    found = lists.find(batch.normalized(side), batch.texts(side))
+    categories = lists.categories[found[:, 0]]
+    places = found[:, 1] * len(CATEGORIES) + categories
+    size = len(batch) * len(CATEGORIES)
+    counted = np.bincount(places[categories != NO_HIT], minlength=size).astype(np.int32)
+    return {
+        f"{name}_words": counted[number :: len(CATEGORIES)]
+        for number, name in enumerate(CATEGORIES)
+    }
 
 
 @lru_cache(maxsize=4)
@@ -130,6 +113,6 @@ WORDS: Final = Family(
     ("query", "passage"),
     tuple(count(f"{n}_words", _ABOUT[n], "words", "InternLM2: word block") for n in CATEGORIES),
     words,
-    version=3,
+    version=4,
     depends=_depends,
 )
