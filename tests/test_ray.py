@@ -14,7 +14,7 @@ from catalog.jobs import Job, open_job
 from catalog.lake import Catalog
 from catalog.ray_tasks import RaySettings
 from tests.cluster_steps import STAGE, WriteRows, rows_of
-from tests.cluster_work import ALONE, curate_and_mine, extract_and_score, write_crawl
+from tests.cluster_work import ALONE, curate_and_mine
 from tests.tiny_catalog import fetch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -92,15 +92,6 @@ def test_a_task_that_fits_no_node_is_refused_before_any_work() -> None:
     with pytest.raises(CatalogError, match="no node of the cluster has 99 CPUs, 0 GPUs and 0 MB"):
         choose_executor(1, "ray", ["cpus_per_task=99"], True)
     assert choose_executor(1, "ray", ["cpus_per_task=2"], True).threads_of_task(16) == 2
-
-
-def test_extraction_decontamination_and_scores_end_as_they_do_here(tmp_path: Path) -> None:
-    crawl = write_crawl(tmp_path / "crawl")
-    here = extract_and_score(tmp_path / "here", crawl, ALONE)
-    assert extract_and_score(tmp_path / "ray", crawl, ON_RAY) == here
-    digest, quarantine, contamination, scores = here
-    assert digest
-    assert (len(quarantine), len(contamination), len(scores)) == (2, 12, 12)
 
 
 @pytest.mark.thorough
