@@ -37,7 +37,7 @@ test-all: $(READY) lint types imports ## all checks and all tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not vllm'
 
 test-vllm: $(READY) $(VLLM)/.ready ## synthesis and judging against a real vLLM (3.1 GB)
-	@LODE_VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -q -m vllm
+	@LODE_VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -q tests/test_vllm.py
 
 # It pins versions of nearly everything. The three that go are of no use and do not load beside it.
 $(VLLM)/.ready: $(READY)

@@ -8,11 +8,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from catalog.errors import CatalogError
 from catalog.jobs import Job, JobOutput
-from catalog.stage import Failure, Stage
+from catalog.stage import Failure, Remark, Stage
 from catalog.worker_pool import run_in_processes
 
 # Called with (stage, units done so far). Library code shows nothing itself.
@@ -46,9 +46,20 @@ class Cluster(Protocol):
         """Return the tasks of a stage that an earlier run left queued or running."""
         ...
 
-    def run(self, stage: Stage, missing: Sequence[int]) -> list[Failure]:
-        """Run tasks, but those that run already; return what is known about those that failed."""
+    def run(self, stage: Stage, missing: Sequence[int], remark: Remark = ...) -> list[Failure]:
+        """Run tasks, but those that run already; return what is known about those that failed.
+
+        ``remark`` takes what there is to say while they wait.
+        """
         ...
+
+
+@runtime_checkable
+class RemarksShown(Protocol):
+    """A progress callback that also shows what a cluster says about a stage."""
+
+    def remark(self, stage: str, text: str) -> None:
+        """Show a text beside the stage, in the place of the one before."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +105,21 @@ def run_tasks(
     with _watched(job.output, stage, progress, poll_s):
         if executor.cluster:
             work.save()
-            failures = executor.cluster.run(work, missing)
+            failures = executor.cluster.run(work, missing, _remark_on(stage, progress))
         else:
             failures = []
             _run_here(work, missing, executor)
     unfinished = work.missing()
     if unfinished:
         raise TasksFailedError(_describe(job, work, unfinished, failures))
+
+
+def _remark_on(stage: str, progress: ProgressCallback | None) -> Remark:
+    def remark(text: str) -> None:
+        if isinstance(progress, RemarksShown):
+            progress.remark(stage, text)
+
+    return remark
 
 
 def running_elsewhere(job: Job, stage: str, executor: ExecutorSettings) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from catalog.errors import CatalogError
-from catalog.stage import Failure, Stage, load_stage
+from catalog.stage import Failure, Remark, Stage, load_stage
 from catalog.task_size import TaskSize
 
 _MEGABYTE: Final = 1 << 20
@@ -62,7 +62,9 @@ class RaySettings(TaskSize):
         """Return nothing: tasks of Ray end with the program that submitted them."""
         return set()
 
-    def run(self, stage: Stage, missing: Sequence[int]) -> list[Failure]:
+    def run(
+        self, stage: Stage, missing: Sequence[int], remark: Remark = lambda text: None
+    ) -> list[Failure]:
         """Run tasks, ``max_tasks`` at a time; those that fail do not keep others from running."""
         ray = self._connect()
         remote = ray.remote(_run_on_worker).options(

@@ -7,10 +7,8 @@ the tasks that neither are there nor have left a manifest.
 """
 
 import hashlib
-import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,12 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from catalog.errors import CatalogError, TasksPendingError
-from catalog.stage import Failure, Stage
+from catalog.slurm_queue import Queued, advice, call, queued_tasks, stuck_tasks, summary
+from catalog.stage import Failure, Remark, Stage
 from catalog.task_size import TaskSize
 
 _PREFIX: Final = "lode-"
-_LIST: Final = ("squeue", "--me", "--noheader", "--array", "--format=%j %K")
-_UNANSWERED_S: Final = 300.0  # a controller that restarts answers again
 _SETTLE_LOOKS: Final = 3  # a shared file system may show a manifest later than the queue its end
 _LOG_LINES: Final = 3
 _EXPLAINED: Final = 3  # failed tasks whose logs are read
@@ -57,27 +54,36 @@ class SlurmSettings(TaskSize):
                     f"executor slurm: {program} is not on the PATH; submit from a login node of "
                     "the cluster, or install Slurm's client programs (Debian: slurm-client)"
                 )
-        _call("sbatch", "--test-only", *self._options(), stdin="#!/bin/sh\ntrue\n")
+        call("sbatch", "--test-only", *self._options(), stdin="#!/bin/sh\ntrue\n")
 
     def running(self, stage: Stage) -> set[int]:
         """Return the tasks of a stage that are in the queue, whoever submitted them."""
-        return _in_queue(_name(stage))
+        return {one.task for one in queued_tasks(_name(stage))}
 
-    def run(self, stage: Stage, missing: Sequence[int]) -> list[Failure]:
-        """Submit the tasks that are not in the queue, and wait until all have left it."""
-        queued = _in_queue(_name(stage))
+    def run(
+        self, stage: Stage, missing: Sequence[int], remark: Remark = lambda text: None
+    ) -> list[Failure]:
+        """Submit the tasks that are not in the queue, and wait until all have left it.
+
+        CatalogError where what is left waits for a person, such as a job that is held.
+        """
+        queue = [one for one in queued_tasks(_name(stage)) if one.task in set(missing)]
+        queued = {one.task for one in queue}
         fresh = [task for task in missing if task not in queued]
         stage.forget_failures(fresh)
         if fresh:
             self._submit(stage, fresh)
         if not self.wait:
+            if not fresh:
+                _refuse_stuck(stage, stuck_tasks(queue))
+            before = f": {summary(queue)}" if queue else ""
             raise TasksPendingError(
                 f"stage {stage.name}: {stage.num_tasks - len(missing):,} of {stage.num_tasks:,} "
-                f"tasks done, {len(fresh):,} submitted now, {len(set(missing) & queued):,} in "
-                f"Slurm's queue before (squeue --me --name {_name(stage)}-0); run the same command "
-                "again to go on"
+                f"tasks done, {len(fresh):,} submitted now, {len(queue):,} in Slurm's queue before"
+                f"{before} (squeue --me --name {_name(stage)}-0); run the same command again to go "
+                "on"
             )
-        failed = self._wait(stage)[:_EXPLAINED]
+        failed = self._wait(stage, remark)[:_EXPLAINED]
         size = _max_array_size() if failed else 1
         return [_explain(stage, task, size) for task in failed]
 
@@ -93,7 +99,7 @@ class SlurmSettings(TaskSize):
             if not indices:
                 continue
             output = str(stage.logs / f"slurm-{offset}-%a.out").replace("%a", "\0")
-            answer = _call(
+            answer = call(
                 "sbatch",
                 "--parsable",
                 f"--job-name={_name(stage)}-{offset}",
@@ -136,12 +142,16 @@ export OMP_NUM_THREADS={self.cpus_per_task} LODE_THREADS={self.cpus_per_task}
 exec {quoted} -P -m catalog.stage {path} $(({offset} + SLURM_ARRAY_TASK_ID))
 """
 
-    def _wait(self, stage: Stage) -> list[int]:
+    def _wait(self, stage: Stage, remark: Remark) -> list[int]:
         """Return the tasks that have left the queue without a manifest, when none is left in it."""
         looks = 0
         while missing := stage.missing():
-            looks = 0 if _in_queue(_name(stage)) & set(missing) else looks + 1
+            queue = [one for one in queued_tasks(_name(stage)) if one.task in set(missing)]
+            remark(summary(queue))
+            stuck = stuck_tasks(queue)
+            looks = looks + 1 if stuck or not queue else 0
             if looks >= _SETTLE_LOOKS:
+                _refuse_stuck(stage, stuck)
                 return missing
             time.sleep(self.poll_s)
         return []
@@ -153,21 +163,17 @@ def _name(stage: Stage) -> str:
     return f"{_PREFIX}{stage.name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
 
 
-def _in_queue(name: str) -> set[int]:
-    """Return the tasks of arrays that are named ``name``-offset and have not ended."""
-    listed = _call(*_LIST, patience_s=_UNANSWERED_S)
-    tasks = set()
-    for line in listed.splitlines():
-        job, _, index = line.strip().partition(" ")
-        start, _, offset = job.rpartition("-")
-        if start == name and index.strip().isdigit():
-            tasks.add(int(offset) + int(index))
-    return tasks
+def _refuse_stuck(stage: Stage, stuck: Sequence[Queued]) -> None:
+    if stuck:
+        raise CatalogError(
+            f"stage {stage.name}: {len(stuck):,} of {stage.num_tasks:,} tasks wait in Slurm's "
+            f"queue, and {advice(stuck)}"
+        )
 
 
 def _max_array_size() -> int:
     """Return how many indices an array of this cluster can have; Slurm's own default is 1001."""
-    for line in _call("scontrol", "show", "config").splitlines():
+    for line in call("scontrol", "show", "config").splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "MaxArraySize" and int(value) > 0:
             return int(value)
@@ -203,24 +209,3 @@ def _explain(stage: Stage, task: int, size: int) -> Failure:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = " / ".join(line.strip() for line in lines[-_LOG_LINES:])
     return Failure(task, f"{said or 'it was killed without a word'} ({log})", "Slurm")
-
-
-def _call(*command: str, stdin: str | None = None, patience_s: float = 0.0) -> str:
-    """Run a program of Slurm and return its output; its own message is the error's."""
-    began = time.monotonic()
-    while True:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, env=_environment()
-        )
-        if done.returncode == 0:
-            return done.stdout
-        if time.monotonic() - began > patience_s:
-            said = (done.stderr.strip() or done.stdout.strip()).replace("\n", "; ")
-            raise CatalogError(f"executor slurm: {command[0]} refused: {said}")
-        time.sleep(1)
-
-
-def _environment() -> dict[str, str]:
-    """Return our environment without what another Slurm job, or a user's listing, has set."""
-    dropped = ("SLURM_", "SQUEUE_")
-    return {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(dropped)}

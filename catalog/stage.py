@@ -18,7 +18,7 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -31,6 +31,9 @@ from loguru import logger as datatrove_logger
 from catalog.errors import CatalogError
 from catalog.jobs import JobOutput
 from catalog.records import node_name, write_bytes, write_json
+
+# Called with what an executor has to say about tasks that nobody sees run.
+Remark = Callable[[str], None]
 
 
 @dataclass(frozen=True)

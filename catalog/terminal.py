@@ -2,14 +2,23 @@
 
 import contextlib
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from catalog import duck
 from catalog.errors import CatalogError, TasksPendingError
@@ -68,7 +77,10 @@ def fail_with_message() -> Iterator[None]:
 
 
 class Bars:
-    """Progress bars, one a stage; on a terminal only."""
+    """Progress bars, one a stage; on a terminal only.
+
+    What a cluster says of waiting tasks stands beside them; elsewhere it is a line when it changes.
+    """
 
     def __init__(self, totals: dict[str, int]) -> None:
         self.progress = Progress(
@@ -76,12 +88,15 @@ class Bars:
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}"),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
         self.totals = totals
-        self.tasks: dict[str, int] = {}
+        self.tasks: dict[str, TaskID] = {}
+        self.remarks: dict[str, str] = {}
+        self.lock = threading.Lock()
 
     def __enter__(self) -> "Bars":
         self.progress.start()
@@ -92,7 +107,20 @@ class Bars:
 
     def __call__(self, stage: str, done: int) -> None:
         """Show that a stage has done so many of its units."""
-        if stage not in self.tasks:
-            total = self.totals.get(stage)
-            self.tasks[stage] = self.progress.add_task(stage, total=total)
-        self.progress.update(self.tasks[stage], completed=done)  # type: ignore[arg-type]
+        self.progress.update(self._task(stage), completed=done)
+
+    def remark(self, stage: str, text: str) -> None:
+        """Show what there is to say about a stage, in the place of what was said before."""
+        self.progress.update(self._task(stage), remark=text)
+        # Numbers change at every look; a log is told of states and reasons.
+        said = re.sub(r"[\d,]+ ", "", text)
+        if not console.is_terminal and text and self.remarks.get(stage) != said:
+            console.print(f"{stage}: {text}", soft_wrap=True)
+        self.remarks[stage] = said
+
+    def _task(self, stage: str) -> TaskID:
+        with self.lock:
+            if stage not in self.tasks:
+                total = self.totals.get(stage)
+                self.tasks[stage] = self.progress.add_task(stage, total=total, remark="")
+            return self.tasks[stage]

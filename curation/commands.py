@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    files: Annotated[list[str] | None, typer.Argument(help="Files, folders or patterns.")] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders or patterns; also s3://…")
+    ] = None,
     catalog: CatalogOption = None,
     recipe: Annotated[str | None, typer.Option(help="Read the recipe's [sources].")] = None,
     map: Annotated[

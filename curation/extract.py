@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from catalog.executors import ExecutorSettings, ProgressCallback
 from catalog.lake import Catalog
+from catalog.location import S3
 from curation.ingest import IngestResult, ingest_files
 from curation.reading import SourceFileError, SourceSettings
 from curation.reading.formats import detect_format
 from curation.reading.page_files import PAGE_FORMATS, PAGE_SUFFIXES
+from curation.reading.source_path import SourcePath
 from curation.sources import Source, expand
 
 __all__ = ["DEFAULT_SOURCE", "extract_pages", "find_pages"]
@@ -61,10 +63,10 @@ def extract_pages(
     return ingest_files(catalog, sources, replace=replace, executor=executor, progress=progress)
 
 
-def _expand(pattern: str | Path) -> list[Path]:
+def _expand(pattern: str | Path) -> Sequence[SourcePath]:
     folder = Path(pattern).expanduser()
-    if not folder.is_dir():
-        return expand(pattern)
+    if str(pattern).startswith(S3) or not folder.is_dir():
+        return expand(pattern, PAGE_SUFFIXES)
     found = [path.resolve() for path in sorted(folder.rglob("*")) if _is_page_file(folder, path)]
     if not found:
         raise SourceFileError(

@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def extract(
-    files: Annotated[list[str], typer.Argument(help="WARC, HTML, Markdown; folders, patterns.")],
+    files: Annotated[
+        list[str], typer.Argument(help="WARC, HTML, Markdown; folders, patterns, s3://…")
+    ],
     catalog: CatalogOption = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="SETTING=VALUE, such as source=crawl-2024.")

@@ -13,8 +13,9 @@ from catalog.errors import CatalogError
 from catalog.files import known_files
 from catalog.lake import Catalog
 from catalog.records import to_json
-from curation.reading import Layout, SourceSettings, plan_layout
-from curation.sources import Source
+from curation.reading import Layout, SourceSettings
+from curation.reading.objects import ObjectPath
+from curation.sources import Source, with_layouts
 
 KIND: Final = "ingest"
 HASH_BLOCK_BYTES: Final = 1 << 20
@@ -44,23 +45,23 @@ def select_fresh(
     catalog: Catalog, sources: Sequence[Source], replace: bool, workers: int
 ) -> tuple[list[FreshFile], list[str]]:
     """Decide which files are read, and how; every file is looked at before the first is read."""
-    layouts = [plan_layout(source.path, source.settings) for source in sources]
+    layouts = [source.layout for source in with_layouts(sources)]
     with ThreadPoolExecutor(workers) as pool:
         hashes = list(pool.map(hash_source, sources))
     with catalog.reader() as connection:
         known = {file.path: file for file in _known(connection)}
     changes = {
-        layout.path: _change(known.get(str(layout.path)), sha256, layout.settings)
+        str(layout.path): _change(known.get(str(layout.path)), sha256, layout.settings)
         for layout, sha256 in zip(layouts, hashes, strict=True)
     }
     _check_changes({path: change for path, change in changes.items() if change}, replace)
-    held = {file.sha256 for path, file in known.items() if not changes.get(Path(path))}
+    held = {file.sha256 for path, file in known.items() if not changes.get(path)}
     fresh: list[FreshFile] = []
     skipped = []
     for source, layout, sha256 in zip(sources, layouts, hashes, strict=True):
         before = known.get(str(source.path))
         if sha256 in held:
-            if changes[layout.path]:
+            if changes[str(layout.path)]:
                 raise CatalogError(
                     f"{source.path} now has the content of another file in the catalog; leave it "
                     "out, or restore it"
@@ -100,7 +101,7 @@ def _means(document: Mapping[str, Any], settings: SourceSettings) -> bool:
     return to_json(stored.as_document()) == to_json(settings.as_document())
 
 
-def _check_changes(changes: Mapping[Path, str], replace: bool) -> None:
+def _check_changes(changes: Mapping[str, str], replace: bool) -> None:
     if changes and not replace:
         path, change = next(iter(changes.items()))
         others = f" (and {len(changes) - 1:,} other files)" if len(changes) > 1 else ""
@@ -144,8 +145,13 @@ def _settings_of(run: Mapping[str, Any], path: str) -> Mapping[str, Any]:
 
 
 def hash_source(source: Source) -> str:
-    """Return the SHA-256 of a source's bytes; of a folder: of the sums of its files."""
-    parts = source.parts()
+    """Return the SHA-256 of a source's bytes; of a folder: of the sums of its files.
+
+    Of an object on S3 it is what S3 says of it, as to read it would cost as much as to ingest it.
+    """
+    if isinstance(source.path, ObjectPath):
+        return source.path.identity
+    parts = [part for part in source.parts() if isinstance(part, Path)]
     sums = [_sha256(part) for part in parts]
     if len(sums) == 1 and parts[0] == source.path:
         return sums[0]

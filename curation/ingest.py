@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.compute as pc
@@ -15,7 +14,9 @@ from catalog.jobs import Job, JobOutput, open_job
 from catalog.lake import Catalog
 from curation.fresh_files import KIND, FreshFile, run_settings, select_fresh
 from curation.ingest_commit import SOURCE_NOTE, commit_files
-from curation.reading import ReadBatch, SourceFileError, SourceSettings, plan_layout, read_layout
+from curation.reading import ReadBatch, SourceFileError, SourceSettings, read_layout
+from curation.reading.objects import ObjectPath
+from curation.reading.source_path import locate
 from curation.sources import Source, describe_sources, find_sources
 
 __all__ = ["IngestResult", "IngestedFile", "describe_sources", "find_sources", "ingest_files"]
@@ -130,10 +131,14 @@ class ReadFiles(PipelineStep):  # type: ignore[misc]
         """Read the file; SourceFileError where it is not whole, or changes meanwhile."""
         task = self.tasks[rank]
         settings = SourceSettings.from_document(task["settings"])
-        source = Source(Path(task["path"]), settings)
-        before = _stamps(source)
-        yield from read_layout(plan_layout(source.path, settings), task["file_id"])
-        if _stamps(source) != before or source.bytes != task["bytes"]:
+        source = Source(locate(task["path"]), settings)
+        before = source.stamps()
+        is_planned = source.bytes == task["bytes"]
+        if isinstance(source.path, ObjectPath):
+            is_planned = source.path.identity == task["sha256"]
+        if is_planned:
+            yield from read_layout(source.layout, task["file_id"])
+        if not is_planned or Source(locate(task["path"]), settings).stamps() != before:
             raise SourceFileError(
                 source.path, "changed while it was read", "ingest it when nothing writes to it"
             )
@@ -179,7 +184,3 @@ class WritePairs(PipelineStep):  # type: ignore[misc]
                 f"its source column has more than {MAX_SOURCES:,} values",
                 "map a column that names sources, or give one name: --set source=NAME",
             )
-
-
-def _stamps(source: Source) -> list[tuple[int, int]]:
-    return [(part.stat().st_size, part.stat().st_mtime_ns) for part in source.parts()]

@@ -8,6 +8,7 @@ from catalog import duck
 from catalog.errors import CatalogError
 from catalog.files import delete_file_rows
 from catalog.jobs import Job, Manifest
+from catalog.location import S3
 from catalog.records import to_json
 from curation.fresh_files import FreshFile
 
@@ -82,6 +83,14 @@ def _files_of_sources(
     return found
 
 
+def _common_place(paths: Sequence[str]) -> str | None:
+    """Return the folder that files share; None where some are on S3 and some are not."""
+    keys = [path.removeprefix(S3) for path in paths if path.startswith(S3)]
+    if not keys:
+        return os.path.commonpath(paths)
+    return S3 + os.path.commonpath(keys) if len(keys) == len(paths) else None
+
+
 def _put_source(connection: duck.Connection, name: str, files: Sequence[FreshFile]) -> None:
     """Record how a source is read now; what its files were read with before is in ``runs``."""
     layout = files[0].layout
@@ -96,7 +105,7 @@ def _put_source(connection: duck.Connection, name: str, files: Sequence[FreshFil
             None if layout.fields.of("task") else layout.task,
             settings.language or None,
             settings.license or None,
-            os.path.commonpath([file.path for file in files]),
+            _common_place([file.path for file in files]),
             to_json(layout.fields.as_document()),
         ],
     )

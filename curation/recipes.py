@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from catalog.location import S3
 from catalog.policies import Policy
 from catalog.recipe_files import RecipeError, check_keys, find_recipe, read_recipe
 from curation.classifiers import name_from
@@ -67,7 +68,10 @@ def load_sources(path: Path) -> dict[str, dict[str, Any]]:
     """Read the ``[sources]`` of a TOML file; paths are found from where the file is."""
     sources: dict[str, dict[str, Any]] = _read(path).get("sources", {})
     for source in sources.values():
-        source["paths"] = [str(path.parent / name) for name in source.get("paths", ())]
+        source["paths"] = [
+            name if name.startswith(S3) else str(path.parent / name)
+            for name in source.get("paths", ())
+        ]
     return sources
 
 

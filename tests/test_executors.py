@@ -12,6 +12,7 @@ from catalog.executor_options import choose_executor, parse_cluster
 from catalog.executors import ExecutorSettings, run_tasks
 from catalog.jobs import Job, open_job
 from catalog.lake import Catalog
+from catalog.slurm_queue import Queued, parse_queue, stuck_tasks, summary
 from catalog.stage import Stage, load_stage, main
 from tests.cluster_steps import STAGE, Unreadable, WriteRows, rows_of
 from tests.processes import CONTEXT
@@ -190,6 +191,43 @@ def test_settings_come_from_a_file_and_from_options(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="executor is 'nowhere'"):
         choose_executor(2, None, [str(path)], True)
     assert parse_cluster("slurm", {"time": "30", "poll_s": 1}).poll_s == 1
+
+
+LISTING = """
+lode-x-0|0|7|RUNNING|None
+lode-x-0|1|7|PENDING|JobHeldUser
+lode-x-0|2|7|PENDING|Nodes required for job are DOWN, DRAINED or reserved
+lode-x-1000|0|8|PENDING|Dependency
+lode-y-0|0|9|PENDING|Priority
+other job
+"""
+
+
+def test_slurms_queue_is_read_and_told_in_few_words() -> None:
+    queue = parse_queue("lode-x", LISTING)
+    assert [(one.task, one.job) for one in queue] == [(0, "7"), (1, "7"), (2, "7"), (1000, "8")]
+    assert summary(queue) == (
+        "1 running, 1 pending (Dependency), 1 pending (JobHeldUser), "
+        "1 pending (Nodes required for job are DOWN, DRAINED or reserved)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "stuck"),
+    [
+        (["RUNNING None", "PENDING JobHeldUser"], 0),
+        (["PENDING Priority", "PENDING JobHeldUser"], 0),
+        (["PENDING Dependency"], 0),
+        (["PENDING PartitionDown", "PENDING BeginTime"], 0),
+        (["PENDING JobHeldUser", "PENDING Dependency"], 1),
+        (["PENDING launch failed requeued held"], 1),
+        (["PENDING QOSMaxWallDurationPerJobLimit", "PENDING InvalidQOS"], 2),
+        (["PENDING QOSMaxJobsPerUserLimit"], 0),
+    ],
+)
+def test_tasks_are_stuck_where_only_a_person_can_help(states: list[str], stuck: int) -> None:
+    queue = [Queued(n, str(n), *state.split(" ", 1)) for n, state in enumerate(states)]
+    assert len(stuck_tasks(queue)) == stuck
 
 
 def test_a_machine_without_slurm_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Tasks on a real Slurm of one node: lost ones run again, queued ones are not submitted twice."""
 
+import io
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from catalog.errors import CatalogError, TasksPendingError
 from catalog.executor_options import choose_executor
@@ -21,9 +23,10 @@ from catalog.lake import Catalog
 from catalog.slurm import SlurmSettings
 from catalog.snapshots import create_snapshot
 from catalog.stage import Stage
+from catalog.terminal import Bars
 from mining.embed import embed
 from tests.cluster_steps import STAGE, WriteRows, rows_of
-from tests.cluster_work import ALONE, curate_and_mine
+from tests.cluster_work import ALONE, curate_and_mine, extract_and_score, write_crawl
 from tests.pack_catalog import make_catalog
 from tests.processes import CONTEXT
 from tests.test_embed import ENCODER, ROWS, stored
@@ -138,6 +141,70 @@ def test_failed_and_cancelled_tasks_run_again_and_only_they(
     assert committed_ids(catalog) == ids_of(3)
 
 
+def scontrol(*words: str) -> None:
+    subprocess.run(["scontrol", *words], check=True)
+
+
+def queued_jobs() -> list[str]:
+    listed = subprocess.run(
+        ["squeue", "--noheader", "--format=%F"], capture_output=True, text=True, check=True
+    )
+    return sorted(set(listed.stdout.split()), key=int)
+
+
+def wait_for_reason(reason: str) -> None:
+    """Wait until the scheduler has looked at all that was submitted."""
+    deadline = time.monotonic() + WAIT_S
+    listing = ["squeue", "--noheader", "--format=%r"]
+    while reason not in subprocess.run(listing, capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_job_that_is_held_is_told_and_not_waited_for(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr("catalog.terminal.console", Console(file=shown))
+    later = {"begin": "now+3600"}
+    with open_job(catalog, "write", {}, {}) as job:
+        with pytest.raises(TasksPendingError, match="3 submitted now"):
+            run(job, tmp_path, 3, on_slurm(wait=False, sbatch=later))
+        first, second = queued_jobs()  # two tasks and one, which waits for the end of the two
+        scontrol("hold", first)
+        wait_for_reason("Dependency")
+        told = rf"2 of 3 tasks wait .*JobHeldAdmin \(2 tasks\); .*scontrol release {first}\)"
+        steps = [WriteRows(job.output, tmp_path)]
+        for wait in (False, True):
+            with pytest.raises(CatalogError, match=told):
+                run_tasks(job, STAGE, steps, 3, on_slurm(wait=wait), Bars({}))
+        # Once for every change, as this is no terminal.
+        assert shown.getvalue() == "write: 1 pending (Dependency), 2 pending (JobHeldAdmin)\n"
+        scontrol("release", first)
+        for number in (first, second):
+            scontrol("update", f"JobId={number}", "StartTime=now")
+        run(job, tmp_path, 3, on_slurm())
+        job.commit()
+    assert times_run(tmp_path, 3) == [1, 1, 1]
+    assert committed_ids(catalog) == ids_of(3)
+
+
+def test_a_dependency_that_is_never_satisfied_is_not_waited_for(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    failed = subprocess.run(
+        ["sbatch", "--parsable", "--wait", "--output=/dev/null", "--wrap=false"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    after = {"dependency": f"afterok:{failed.stdout.strip()}"}
+    with open_job(catalog, "write", {}, {}) as job:
+        with pytest.raises(CatalogError, match=r"DependencyNeverSatisfied .*cancel them \(scancel"):
+            run(job, tmp_path, 1, on_slurm(sbatch=after))
+        subprocess.run(["scancel", *queued_jobs()], check=True)
+        run(job, tmp_path, 1, on_slurm())
+    assert times_run(tmp_path, 1) == [1]
+
+
 def submit_and_wait(url: str, notes: str) -> None:
     with open_job(Catalog.open(url), "write", {}, {}) as job:
         run(job, Path(notes), 2, on_slurm())
@@ -180,6 +247,15 @@ def test_slurm_itself_says_what_is_wrong_before_any_work() -> None:
     with pytest.raises(CatalogError, match=r"sbatch refused: .*[Ii]nvalid.*time"):
         choose_executor(1, "slurm", ["partition=cpu", "time=soon"], True)
     assert choose_executor(1, "slurm", ["partition=cpu", "time=00:10:00"], True).cluster
+
+
+def test_extraction_decontamination_and_scores_end_as_they_do_here(tmp_path: Path) -> None:
+    crawl = write_crawl(tmp_path / "crawl")
+    here = extract_and_score(tmp_path / "here", crawl, ALONE)
+    assert extract_and_score(tmp_path / "slurm", crawl, on_slurm()) == here
+    digest, quarantine, contamination, scores = here
+    assert digest
+    assert (len(quarantine), len(contamination), len(scores)) == (2, 12, 12)
 
 
 @pytest.mark.thorough

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO, Final
 
 import zstandard
 
+from catalog.errors import CatalogError
+
 PAGE_FORMATS: Final = ("warc", "html", "markdown")
 HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
 # A page's head in the quarantine: enough to see what it is.
@@ -64,6 +66,8 @@ def read_archive(stream: Any, max_page_bytes: int) -> Iterator[Page]:
             if page is not None:
                 yield page
         parts.check_end()
+    except CatalogError:  # S3 is away, not the archive damaged
+        raise
     except Exception as error:  # noqa: BLE001  warcio fails in many ways on damaged headers
         what = str(error) or type(error).__name__
         yield Page(max(row, 0), "html", b"", reason=f"the archive is damaged from here on ({what})")

@@ -2,7 +2,7 @@
 
 import json
 import mmap
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from curation.reading.arrow_rows import (
 from curation.reading.chunks import ArrowChunk, ChunkSize, numbers
 from curation.reading.errors import SourceFileError
 from curation.reading.faults import Reject
+from curation.reading.objects import ObjectPath
 from curation.reading.reach import Reach
+from curation.reading.source_path import SourcePath, open_arrow, size_of
 
 FILE_MAGIC = b"ARROW1"
 STREAM_MAGIC = b"\xff\xff\xff\xff"
@@ -34,7 +36,7 @@ WRITE_AGAIN = "write the file again, or leave it out"
 
 
 def arrow_chunks(
-    path: Path,
+    path: SourcePath,
     format_name: str,
     columns: Collection[str] | None,
     texts: Collection[str],
@@ -81,7 +83,7 @@ def _few_rows(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _guarded(
-    path: Path, batches: Iterable[pa.RecordBatch], reach: Reach
+    path: SourcePath, batches: Iterable[pa.RecordBatch], reach: Reach
 ) -> Iterator[pa.RecordBatch]:
     try:
         for batch in batches:
@@ -93,25 +95,31 @@ def _guarded(
 
 
 def _batches(
-    path: Path, format_name: str, columns: Collection[str] | None, chunk: ChunkSize, reach: Reach
+    path: SourcePath,
+    format_name: str,
+    columns: Collection[str] | None,
+    chunk: ChunkSize,
+    reach: Reach,
 ) -> Iterator[pa.RecordBatch]:
     if format_name == "parquet":
         yield from _parquet(path, columns, chunk, reach)
         return
-    files = dataset_files(path) if format_name == "hf-dataset" else [path]
+    files: Sequence[SourcePath] = [path]
+    if isinstance(path, Path) and format_name == "hf-dataset":
+        files = dataset_files(path)
     for file in files:
         before = reach.bytes
         for batch, share in _ipc(file, chunk):
-            reach.bytes = before + int(share * file.stat().st_size)
+            reach.bytes = before + int(share * size_of(file))
             yield batch if columns is None else batch.select(_present(batch.schema, columns))
 
 
 def _parquet(
-    path: Path, columns: Collection[str] | None, chunk: ChunkSize, reach: Reach
+    path: SourcePath, columns: Collection[str] | None, chunk: ChunkSize, reach: Reach
 ) -> Iterator[pa.RecordBatch]:
-    size = path.stat().st_size
+    size = size_of(path)
     # Pages are read as they are needed: pre-buffering would hold a whole row group.
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+    with pq.ParquetFile(open_arrow(path), pre_buffer=False, buffer_size=1 << 20) as file:
         wanted = None if columns is None else _present(file.schema_arrow, columns)
         for group in range(file.metadata.num_row_groups):
             rows = min(chunk.rows, _rows_at_once(file.metadata.row_group(group), chunk))
@@ -130,25 +138,34 @@ def _rows_at_once(group: pq.RowGroupMetaData, chunk: ChunkSize) -> int:
     return max(1, min(FEW_ROWS, fitting))
 
 
-def _ipc(path: Path, chunk: ChunkSize) -> Iterator[tuple[pa.RecordBatch, float]]:
-    """Yield batches that lie in the mapped file, each with the share of the file read so far."""
+def _ipc(path: SourcePath, chunk: ChunkSize) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """Yield batches, each with the share of the file read so far."""
+    if isinstance(path, ObjectPath):
+        for batch, share in _ipc_batches(open_arrow(path)):
+            yield from ((piece, share) for piece in cut(batch, chunk.rows, chunk.bytes))
+        return
     with path.open("rb") as stream:
         # Closed with the last batch that lies in it, which may be after this function.
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    source = pa.BufferReader(pa.py_buffer(mapped))
-    if mapped[: len(FILE_MAGIC)] == FILE_MAGIC:
-        file = pa.ipc.open_file(source)
-        count = file.num_record_batches
-        batches = ((file.get_batch(at), (at + 1) / count) for at in range(count))
-    else:
-        if mapped[-len(END_OF_STREAM) :] != END_OF_STREAM:
-            raise pa.ArrowInvalid("the stream has no end mark: it is truncated")
-        reader = pa.ipc.open_stream(source)
-        batches = ((batch, source.tell() / len(mapped)) for batch in reader)
-    for batch, share in batches:
+    for batch, share in _ipc_batches(pa.BufferReader(pa.py_buffer(mapped))):
         for piece in cut(batch, chunk.rows, chunk.bytes):
             yield piece, share
             mapped.madvise(mmap.MADV_DONTNEED)  # give back the pages that were used
+
+
+def _ipc_batches(source: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, float]]:
+    size = source.size()
+    if source.read_at(len(FILE_MAGIC), 0) == FILE_MAGIC:
+        file = pa.ipc.open_file(source)
+        count = file.num_record_batches
+        yield from ((file.get_batch(at), (at + 1) / count) for at in range(count))
+        return
+    end = source.read_at(len(END_OF_STREAM), max(0, size - len(END_OF_STREAM)))
+    if end != END_OF_STREAM:
+        raise pa.ArrowInvalid("the stream has no end mark: it is truncated")
+    source.seek(0)
+    reader = pa.ipc.open_stream(source)
+    yield from ((batch, source.tell() / size) for batch in reader)
 
 
 def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import csv
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from curation.reading.errors import SourceFileError
 from curation.reading.faults import Reject
 from curation.reading.lines import Blocks, TooLong, split_lines
 from curation.reading.reach import Reach
+from curation.reading.source_path import SourcePath
 
 # The module's own limit of 128 kB is for the whole process; ours is max_row_bytes.
 csv.field_size_limit(1 << 30)
@@ -76,7 +76,12 @@ class _Feed:
 
 
 def csv_chunks(
-    path: Path, delimiter: str, quoted: bool, chunk: ChunkSize, max_row_bytes: int, reach: Reach
+    path: SourcePath,
+    delimiter: str,
+    quoted: bool,
+    chunk: ChunkSize,
+    max_row_bytes: int,
+    reach: Reach,
 ) -> Iterator[RecordChunk]:
     """Yield the records under the header's names; a row's number counts records, not lines."""
     blocks = Blocks(path, reach)
@@ -132,7 +137,7 @@ def _records(
             yield [], b"\n".join(feed.raw), f"row is not valid CSV: {error}"
 
 
-def _header(path: Path, first: tuple[list[str], bytes, str | None] | None) -> list[str]:
+def _header(path: SourcePath, first: tuple[list[str], bytes, str | None] | None) -> list[str]:
     if first is None:
         raise SourceFileError(path, "is empty", "leave it out")
     names, _, reason = first

@@ -14,6 +14,7 @@ from curation.reading.lines import BOM, Blocks, compression_of
 from curation.reading.page_files import PAGE_FORMATS, PAGE_SUFFIXES, page_chunks, sniff_page
 from curation.reading.reach import Reach
 from curation.reading.settings import AUTO, SourceSettings
+from curation.reading.source_path import SourcePath, size_of
 
 PARQUET_MAGIC: Final = b"PAR1"
 HEAD_BYTES: Final = 4_096
@@ -22,6 +23,8 @@ ARROW_FORMATS: Final = ("parquet", "arrow", "hf-dataset")
 _DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 _BY_SUFFIX: Final = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _BINARY_SUFFIXES: Final = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+# Of the files that a folder is taken to consist of.
+SOURCE_SUFFIXES: Final = frozenset((*_BY_SUFFIX, *_BINARY_SUFFIXES, ".json"))
 KNOWN: Final = (
     "readable are JSONL, CSV and TSV (plain, .gz or .zst), a JSON array, Parquet, Arrow, the "
     "folder that datasets' save_to_disk writes, and pages: WARC, HTML and Markdown"
@@ -39,13 +42,13 @@ class SourceFormat:
         return f"{self.name} ({self.compression})" if self.compression else self.name
 
 
-def detect_format(path: Path, wanted: str = AUTO) -> SourceFormat:
+def detect_format(path: SourcePath, wanted: str = AUTO) -> SourceFormat:
     """Recognize a file's format; SourceFileError where it is none that can be read."""
-    if path.is_dir():
+    if isinstance(path, Path) and path.is_dir():
         return SourceFormat(_folder_format(path))
     if not path.exists():
         raise SourceFileError(path, "does not exist", "check the path")
-    if path.stat().st_size == 0:
+    if size_of(path) == 0:
         raise SourceFileError(path, "is empty", "leave it out")
     compression = compression_of(path) or ""
     found = _detect(path, compression)
@@ -64,13 +67,12 @@ def source_files(path: Path) -> list[Path]:
         return [path]
     if (path / "dataset_dict.json").is_file():
         return dataset_splits(path)
-    suffixes = {*_BY_SUFFIX, *_BINARY_SUFFIXES, ".json"}
     found = [
         file
         for file in sorted(path.rglob("*"))
         if file.is_file()
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and any(suffix.lower() in suffixes for suffix in file.suffixes[-2:])
+        and any(suffix.lower() in SOURCE_SUFFIXES for suffix in file.suffixes[-2:])
     ]
     if not found:
         raise SourceFileError(path, "is a folder without a source file", KNOWN)
@@ -78,7 +80,7 @@ def source_files(path: Path) -> list[Path]:
 
 
 def open_chunks(
-    path: Path,
+    path: SourcePath,
     found: SourceFormat,
     settings: SourceSettings,
     reach: Reach,
@@ -109,7 +111,7 @@ def _folder_format(path: Path) -> str:
     raise SourceFileError(path, "is a folder, not a file", KNOWN)
 
 
-def _detect(path: Path, compression: str) -> str:
+def _detect(path: SourcePath, compression: str) -> str:
     head = next(iter(Blocks(path, Reach(), HEAD_BYTES)), b"").removeprefix(BOM)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     binary = _binary_format(head)
@@ -134,7 +136,7 @@ def _binary_format(head: bytes) -> str | None:
     return "arrow" if head.startswith((FILE_MAGIC, STREAM_MAGIC)) else None
 
 
-def _sniff_json(path: Path, head: bytes) -> str:
+def _sniff_json(path: SourcePath, head: bytes) -> str:
     first = head.lstrip()[:1]
     if first == b"[":
         return "json-array"

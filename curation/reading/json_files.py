@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ from curation.reading.errors import SourceFileError
 from curation.reading.faults import JSON_NAMES, Reject
 from curation.reading.lines import Blocks, TooLong, split_lines
 from curation.reading.reach import Reach
+from curation.reading.source_path import SourcePath
 
 _POSITION: Final = re.compile(r": line \d+ column \d+ \(char \d+\)$")
 _OUTSIDE: Final = re.compile(rb'["{}\[\],]')
@@ -21,7 +21,7 @@ _INSIDE: Final = re.compile(rb'["\\]')
 
 
 def json_line_chunks(
-    path: Path, chunk: ChunkSize, max_row_bytes: int, reach: Reach
+    path: SourcePath, chunk: ChunkSize, max_row_bytes: int, reach: Reach
 ) -> Iterator[RecordChunk]:
     """Yield the objects of a file with one a line; a row's number is its line's, blanks counted."""
     blocks = Blocks(path, reach)
@@ -29,7 +29,7 @@ def json_line_chunks(
 
 
 def json_array_chunks(
-    path: Path, chunk: ChunkSize, max_row_bytes: int, reach: Reach
+    path: SourcePath, chunk: ChunkSize, max_row_bytes: int, reach: Reach
 ) -> Iterator[RecordChunk]:
     """Yield the objects of a file that is one JSON array, without holding the array."""
     blocks = Blocks(path, reach)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from curation.reading.arrow_rows import is_text
@@ -20,6 +19,7 @@ from curation.reading.shapes import (
     holds_lists,
     is_alike,
 )
+from curation.reading.source_path import SourcePath, locate
 
 SAMPLE: Final = ChunkSize(rows=1_000)
 SIDES: Final = ("query", "positive")
@@ -29,7 +29,7 @@ SIDES: Final = ("query", "positive")
 class Layout:
     """Everything that is decided about a file before its rows are read."""
 
-    path: Path
+    path: SourcePath
     format: SourceFormat
     columns: tuple[str, ...]
     kind: str
@@ -54,7 +54,7 @@ class Layout:
 class FormatGuess:
     """What a file seems to be; ``fields`` can be changed and given back as a mapping."""
 
-    path: Path
+    path: SourcePath
     format: str
     columns: tuple[str, ...]
     kind: str
@@ -64,9 +64,9 @@ class FormatGuess:
     explanation: str
 
 
-def inspect(path: Path | str, settings: SourceSettings | None = None) -> FormatGuess:
+def inspect(path: SourcePath | str, settings: SourceSettings | None = None) -> FormatGuess:
     """Say how a file would be read, and why."""
-    layout = plan_layout(Path(path), settings or SourceSettings())
+    layout = plan_layout(locate(path), settings or SourceSettings())
     fields = layout.fields.as_document()
     return FormatGuess(
         layout.path, str(layout.format), layout.columns, layout.kind, fields, layout.form,
@@ -92,7 +92,7 @@ def explain(layout: Layout) -> str:
     )
 
 
-def plan_layout(path: Path, settings: SourceSettings) -> Layout:
+def plan_layout(path: SourcePath, settings: SourceSettings) -> Layout:
     """Decide how a file is read; ValueError where that is not clear, before any row is made."""
     found = detect_format(path, settings.format)
     if found.name in PAGE_FORMATS:
@@ -109,7 +109,7 @@ def plan_layout(path: Path, settings: SourceSettings) -> Layout:
     )  # fmt: skip
 
 
-def _plan_pages(path: Path, found: SourceFormat, settings: SourceSettings) -> Layout:
+def _plan_pages(path: SourcePath, found: SourceFormat, settings: SourceSettings) -> Layout:
     """Decide how pages are read: what a page's pairs hold is known before one is read."""
     if settings.fields:
         raise ValueError(
@@ -125,7 +125,9 @@ def _plan_pages(path: Path, found: SourceFormat, settings: SourceSettings) -> La
     )
 
 
-def _choose(path: Path, settings: SourceSettings, samples: Mapping[str, Sequence[Any]]) -> Guess:
+def _choose(
+    path: SourcePath, settings: SourceSettings, samples: Mapping[str, Sequence[Any]]
+) -> Guess:
     try:
         given = {
             target: parse_paths(expression, samples)
@@ -154,7 +156,7 @@ def _choose(path: Path, settings: SourceSettings, samples: Mapping[str, Sequence
 
 
 def _checked(
-    path: Path, paths: Mapping[str, tuple[FieldPath, ...]]
+    path: SourcePath, paths: Mapping[str, tuple[FieldPath, ...]]
 ) -> dict[str, tuple[FieldPath, ...]]:
     for target, chosen in paths.items():
         if len(chosen) > 1 and target not in (*SIDES, "negatives"):
@@ -176,7 +178,9 @@ def _given_guess(
     return Guess(kind, Fields(paths, lists), "text-text", alike)
 
 
-def _sample(path: Path, found: SourceFormat, settings: SourceSettings) -> dict[str, list[Any]]:
+def _sample(
+    path: SourcePath, found: SourceFormat, settings: SourceSettings
+) -> dict[str, list[Any]]:
     """Return the first values of every column, without nulls."""
     chunk = next(iter(open_chunks(path, found, settings, Reach(), chunk=SAMPLE)), None)
     if chunk is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow as pa
 from curation.reading.arrow_rows import RAW_MAX_BYTES
 from curation.reading.errors import SourceFileError
 from curation.reading.reach import Reach
+from curation.reading.source_path import SourcePath, open_arrow
 
 BLOCK_BYTES: Final = 1 << 20
 BOM: Final = b"\xef\xbb\xbf"
@@ -30,7 +30,7 @@ class TooLong:
         return "row is longer than max_row_bytes"
 
 
-def compression_of(path: Path) -> str | None:
+def compression_of(path: SourcePath) -> str | None:
     """Recognize a compressed file by its first bytes."""
     with path.open("rb") as stream:
         head = stream.read(4)
@@ -40,7 +40,7 @@ def compression_of(path: Path) -> str | None:
 class Blocks:
     """The decompressed bytes of a file, block by block."""
 
-    def __init__(self, path: Path, reach: Reach, max_block_bytes: int = 1 << 30) -> None:
+    def __init__(self, path: SourcePath, reach: Reach, max_block_bytes: int = 1 << 30) -> None:
         self.path = path
         self.reach = reach
         self.max_block_bytes = max_block_bytes
@@ -49,7 +49,7 @@ class Blocks:
         compression = compression_of(self.path)
         first = True
         try:
-            with pa.OSFile(str(self.path)) as file:
+            with open_arrow(self.path) as file:
                 stream = pa.CompressedInputStream(file, compression) if compression else file
                 while block := stream.read(min(BLOCK_BYTES, self.max_block_bytes)):
                     self.reach.bytes = file.tell()

@@ -1,7 +1,6 @@
 """Web pages as rows: WARC archives, HTML files and Markdown documents; a page makes several."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +24,7 @@ from curation.reading.faults import Reject
 from curation.reading.lines import compression_of
 from curation.reading.reach import Reach
 from curation.reading.settings import SourceSettings
+from curation.reading.source_path import SourcePath
 
 PAGE_FIELDS: Final = ("query", "positive", "url", "form")
 PAGE_SUFFIXES: Final = {
@@ -41,7 +41,7 @@ _FORMS: Final = {"question-answer": "question-answer"}  # the other kinds are ti
 __all__ = ["PAGE_FIELDS", "PAGE_FORMATS", "PAGE_SUFFIXES", "page_chunks", "sniff_page"]
 
 
-def sniff_page(path: Path, head: bytes, named: str | None) -> str | None:
+def sniff_page(path: SourcePath, head: bytes, named: str | None) -> str | None:
     """Recognize pages by their first bytes; ``named`` is what the file's name says."""
     if head.startswith(WARC_MAGIC):
         return "warc"
@@ -53,7 +53,7 @@ def sniff_page(path: Path, head: bytes, named: str | None) -> str | None:
 
 
 def page_chunks(
-    path: Path, format_name: str, settings: SourceSettings, chunk: ChunkSize, reach: Reach
+    path: SourcePath, format_name: str, settings: SourceSettings, chunk: ChunkSize, reach: Reach
 ) -> Iterator[RecordChunk]:
     """Yield the pairs of a file's pages, each with the number of its page as its row."""
     page_settings = PageSettings.from_document(settings.pages)
@@ -69,7 +69,7 @@ def page_chunks(
         yield rows.chunk()
 
 
-def _pages(path: Path, format_name: str, max_bytes: int, reach: Reach) -> Iterator[Page]:
+def _pages(path: SourcePath, format_name: str, max_bytes: int, reach: Reach) -> Iterator[Page]:
     compression = compression_of(path)
     try:
         with path.open("rb") as file:

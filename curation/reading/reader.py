@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from curation.reading.nesting import Drafts
 from curation.reading.page_files import PAGE_FORMATS
 from curation.reading.reach import Reach
 from curation.reading.settings import SourceSettings
+from curation.reading.source_path import SourcePath, locate
 from curation.texts import decode, normalize, pair_keys, text_keys
 
 ORDINALS = 1 << FILE_SHIFT
@@ -38,13 +38,13 @@ class ReadBatch:
 
 
 def read_pairs(
-    path: Path | str, settings: SourceSettings, file_id: int, batch_rows: int = ChunkSize.rows
+    path: SourcePath | str, settings: SourceSettings, file_id: int, batch_rows: int = ChunkSize.rows
 ) -> Iterator[ReadBatch]:
     """Read a source file; how it is read is decided, and refused, before this returns.
 
     The batches of a file depend on its bytes, the settings and ``batch_rows`` alone.
     """
-    return read_layout(plan_layout(Path(path), settings), file_id, batch_rows)
+    return read_layout(plan_layout(locate(path), settings), file_id, batch_rows)
 
 
 def read_layout(
@@ -114,7 +114,7 @@ def _finish(
     return pa.RecordBatch.from_arrays([columns[name] for name in PAIRS.names], schema=PAIRS)
 
 
-def _pair_ids(path: Path, ordinals: Rows, file_id: int) -> pa.Array:
+def _pair_ids(path: SourcePath, ordinals: Rows, file_id: int) -> pa.Array:
     if len(ordinals) and int(ordinals[-1]) >= ORDINALS:
         raise SourceFileError(path, f"makes more than {ORDINALS:,} rows", "split the file")
     return pa.array((file_id << FILE_SHIFT) + ordinals, pa.int64())

@@ -8,6 +8,7 @@ from typing import Any, Final
 from catalog.schema import FORMS, TASKS
 from curation.extraction.settings import PageSettings
 from curation.reading.fields import TARGETS, closest
+from curation.reading.source_path import SourcePath
 
 AUTO: Final = "auto"
 STEM: Final = "{stem}"
@@ -108,17 +109,17 @@ class SourceSettings:
         """Write the settings as plain data, the same for equal settings."""
         return asdict(self)
 
-    def source_of(self, path: Path) -> str:
+    def source_of(self, path: SourcePath) -> str:
         """Name the source of a file."""
         return self.source.replace(STEM, stem_of(path))
 
 
-def stem_of(path: Path) -> str:
+def stem_of(path: SourcePath) -> str:
     """Name a file without the suffixes that say how it is written; a split by both its names."""
     name = path.name
     while Path(name).suffix.lower() in FORMAT_SUFFIXES:
         name = Path(name).stem
-    if (path.parent / "dataset_dict.json").is_file():
+    if isinstance(path, Path) and (path.parent / "dataset_dict.json").is_file():
         return f"{path.parent.name}.{name}"
     return name
 
