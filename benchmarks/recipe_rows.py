@@ -75,7 +75,7 @@ ROWS: Final = (
     Row("m3e", "m3e", "m3e"),
     Row("text2vec", "text2vec", "text2vec"),
     Row("bge-zh", "bge-zh", "bge-zh"),
-    Row("conan-v1", "conan-v1", "conan-v1"),
+    Row("conan-v1", "conan-v1", "conan"),
     Row(
         "bge-zh, no hard negatives", "bge-zh", "bge-zh-in-batch",
         {"train.retrieval.hard_negatives": "false"}, ("bge-zh", 5),

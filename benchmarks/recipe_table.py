@@ -62,7 +62,7 @@ def report(work: Path, divide: int) -> str:
     stages = [stage for stage in STAGES if any(stage in read_times(work, row) for row in done)]
     lines += [
         "",
-        "CPU seconds of every stage, and the pairs (in pretrain: passages) that it has seen:",
+        "CPU seconds of every stage, and what it has seen of each task:",
         "",
         "| recipe | " + " | ".join(stages) + " |",
         "|---|" + "---|" * len(stages),
@@ -114,10 +114,10 @@ def score_cells(found: Mapping[str, tuple[str, float, float]], tasks: Sequence[s
     return " | ".join(f"{found[task][1]:.4f}" for task in tasks)
 
 
-def stage_cell(stage: str, times: Mapping[str, float], seen: Mapping[str, int]) -> str:
+def stage_cell(stage: str, times: Mapping[str, float], seen: Mapping[tuple[str, str], int]) -> str:
     if stage not in times:
         return ""
-    own = [f"{n:,} {w[len(stage) :].strip()}".strip() for w, n in seen.items() if stage in w]
+    own = [f"{n:,} {task}".strip() for (where, task), n in seen.items() if where == stage]
     return f"{times[stage]:,.0f}" + (f" ({', '.join(own)})" if own else "")
 
 
@@ -149,10 +149,10 @@ def kept_pairs(work: Path, row: Row) -> list[int]:
     return found
 
 
-def pairs_seen(work: Path, divide: int, row: Row) -> dict[str, int]:
-    """Return how many pairs, or passages, each stage and task of a run has seen."""
+def pairs_seen(work: Path, divide: int, row: Row) -> dict[tuple[str, str], int]:
+    """Return how many pairs, or passages, each stage of a run has seen of each task."""
     plan = load_plan(row.recipe, str(work), words_of(changes_of(row, divide)))
-    found = {}
+    found: dict[tuple[str, str], int] = {}
     for stage in TRAINING:
         settings = getattr(plan, stage)
         if settings is None:
@@ -162,9 +162,9 @@ def pairs_seen(work: Path, divide: int, row: Row) -> dict[str, int]:
         steps = read_metrics(log)[-1]["step"]
         if isinstance(settings, TrainSettings):
             for task, each in settings.tasks.items():
-                found[f"{stage} {task}"] = int(steps) * each.batch
+                found[stage, task] = int(steps) * each.batch
         else:
-            found[stage] = int(steps) * settings.batch
+            found[stage, "passages"] = int(steps) * settings.batch
     return found
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from mining.pooling import Dense
 from tests import model_folders
 from trainer.model import EmbeddingModel, ModelSettings, seed_step
+from trainer.model_export import save_model
 
 TEXTS = ["q1", "a longer text, with many more signs in it", "", "怎么学钢琴", "q1"]
 
@@ -55,6 +57,17 @@ def test_a_new_head_is_drawn_from_the_seed_and_trained(base: Path) -> None:
     assert not torch.equal(one.weight, other.heads[0].linear.weight)
     assert one.weight.requires_grad
     assert one.bias.requires_grad
+
+
+def test_a_base_that_has_the_head_keeps_it(tmp_path: Path, base: Path) -> None:
+    first = model_of(base, head_width=24)
+    save_model(first, tmp_path / "first", "")
+    second = model_of(tmp_path / "first", head_width=24)
+    (kept,) = (head for head in second.heads.children() if isinstance(head, Dense))
+    assert torch.equal(kept.linear.weight, first.heads[0].linear.weight)
+    assert second.width == 24
+    wider = model_of(tmp_path / "first", head_width=48)
+    assert sum(isinstance(head, Dense) for head in wider.heads.children()) == 2
 
 
 def test_prompts_are_the_folders_unless_others_are_given(tmp_path: Path, base: Path) -> None:

@@ -31,7 +31,7 @@ class ModelSettings:
 
     ``pooling`` is for a base that names none, ``max_tokens`` for one that reads more.
     ``head_width`` adds a linear map to this width after the pooling, as Conan-embedding does from
-    1,024 to 1,792.
+    1,024 to 1,792; a base that has one, such as an earlier stage's model, keeps it.
     """
 
     base: str
@@ -62,7 +62,7 @@ class EmbeddingModel(nn.Module):
         self.tokens = TokenModel(self.folder, "float32", trusts_code=settings.trust_remote_code)
         self.heads = load_heads(self.folder.heads)
         self.width = self.folder.width
-        if settings.head_width is not None:
+        if settings.head_width is not None and not self._has_head(settings.head_width):
             self._add_head(_new_head(self.folder, settings.head_width, seed))
             self.width = settings.head_width
         self.tokenizer = load_tokenizer(self.folder, trusts_code=settings.trust_remote_code)
@@ -112,6 +112,11 @@ class EmbeddingModel(nn.Module):
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.precision))
+
+    def _has_head(self, width: int) -> bool:
+        """Say whether the base ends in a linear map to this width."""
+        maps = [head for head in self.heads.children() if isinstance(head, Dense)]
+        return bool(maps) and maps[-1].linear.out_features == width
 
     def _add_head(self, head: nn.Module) -> None:
         """Add a head where published models have theirs: before a last normalisation."""
