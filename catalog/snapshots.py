@@ -23,6 +23,8 @@ from catalog.views import use_policy
 if TYPE_CHECKING:
     from catalog.candidates import SnapshotCandidates
 
+# Of a kept row. md5 is the same in every release of DuckDB, its hash() is not.
+_ROW_DIGEST: Final = "md5_number_lower(concat_ws('|', pair_id, query_key, positive_key))"
 # What a diff says of a pair that neither came nor went.
 SAME: Final = ("same", "kept in both")
 ABSENT: Final = ("same", "kept in neither")
@@ -156,16 +158,14 @@ def measure(connection: duck.Connection, policy: Policy) -> tuple[int, int, str]
     row = connection.execute(
         f"""
         with masks as (
-        {masks_sql(policy, columns)}
+        {masks_sql(policy, columns, _ROW_DIGEST)}
         )
         select
-          count(*) filter (m.is_pair),
-          count(*) filter (m.is_pair and m.fails = 0),
-          -- md5 is the same in every release of DuckDB, its hash() is not.
-          sum(md5_number_lower(concat_ws('|', p.pair_id, p.query_key, p.positive_key))::hugeint)
-            filter (m.fails = 0),
-          count(*) filter (m.fails = 0)
-        from masks m join {columns.prefix}pairs p using (pair_id)
+          count(*) filter (is_pair),
+          count(*) filter (is_pair and fails = 0),
+          sum(row_value::hugeint) filter (fails = 0),
+          count(*) filter (fails = 0)
+        from masks
         """
     ).fetchone()
     assert row is not None

@@ -35,25 +35,29 @@ class _Plan:
     unconditional: int = 0  # bits of conditions without ``where``
 
 
-def masks_sql(policy: Policy, columns: Columns) -> str:
+def masks_sql(policy: Policy, columns: Columns, row_value: str | None = None) -> str:
     """Write the query that gives (pair_id, is_pair, fails): bit i is set where condition i fails.
 
-    ``is_pair`` is false for a passage without a query. The query reads each table once.
+    ``is_pair`` is false for a passage without a query. The query reads each table once. An
+    expression over pairs is given beside as ``row_value``: a join with pairs again costs as much
+    as the masks.
     """
     plan = _plan(policy, columns)
-    ctes = [_scan_cte(columns, name, scan) for name, scan in plan.scans.items()]
-    ctes.append(_joined_cte(plan, columns))
+    given = {"row_value": row_value} if row_value else {}
+    ctes = [_scan_cte(columns, name, scan, given) for name, scan in plan.scans.items()]
+    carried = ["pair_id", "is_pair", *given]
+    ctes.append(_joined_cte(plan, columns, carried))
     current = "joined"
     for bit, condition in enumerate(policy.conditions):
         if condition.unique is not None:
             ctes.append(_losers_cte(bit, condition, policy, columns, current))
             ctes.append(
-                f"with_{bit} as (\n  select b.pair_id, b.is_pair,\n"
+                f"with_{bit} as (\n  select {_fields('b', carried)},\n"
                 f"    b.fails | (case when l.pair_id is null then 0 else {1 << bit} end)::ubigint "
                 f"as fails\n  from {current} b left join losers_{bit} l using (pair_id)\n)"
             )
             current = f"with_{bit}"
-    return "with " + ",\n".join(ctes) + f"\nselect pair_id, is_pair, fails from {current}"
+    return "with " + ",\n".join(ctes) + f"\nselect {', '.join(carried)}, fails from {current}"
 
 
 def verdicts_sql(policy: Policy, columns: Columns) -> str:
@@ -133,10 +137,11 @@ def _place(
         plan.scans.setdefault(columns.of_column[name], _Scan()).columns.add(name)
 
 
-def _scan_cte(columns: Columns, name: str, scan: _Scan) -> str:
+def _scan_cte(columns: Columns, name: str, scan: _Scan, given: Mapping[str, str]) -> str:
     fields = ["pair_id", f"{_mask(scan.fails)} as fails", f"{_mask(scan.wheres)} as wheres"]
     if name == "pairs":
         fields.append("query_key is not null as is_pair")
+        fields += [f"{sql} as {column}" for column, sql in given.items()]
     fields += [duck.identifier(column) for column in sorted(scan.columns)]
     return (
         f"{duck.identifier('scan ' + name)} as (\n  select {', '.join(fields)}\n"
@@ -144,7 +149,7 @@ def _scan_cte(columns: Columns, name: str, scan: _Scan) -> str:
     )
 
 
-def _joined_cte(plan: _Plan, columns: Columns) -> str:
+def _joined_cte(plan: _Plan, columns: Columns, carried: list[str]) -> str:
     aliases = {name: f"t{position}" for position, name in enumerate(plan.scans)}
     fails, wheres = [], []
     for name, scan in plan.scans.items():
@@ -159,7 +164,7 @@ def _joined_cte(plan: _Plan, columns: Columns) -> str:
         if name != "pairs"
     )
     return (
-        f"joined as (\n  select t0.pair_id, t0.is_pair,\n    ({' | '.join(fails)})\n"
+        f"joined as (\n  select {_fields('t0', carried)},\n    ({' | '.join(fails)})\n"
         f'    & ({" | ".join(wheres)}) as fails\n  from "scan pairs" t0{joins}\n)'
     )
 
@@ -207,6 +212,10 @@ def _joins(relations: Mapping[str, str]) -> str:
         f"\n    left join {relation} as {duck.identifier(name)} using (pair_id)"
         for name, relation in relations.items()
     )
+
+
+def _fields(alias: str, names: list[str]) -> str:
+    return ", ".join(f"{alias}.{name}" for name in names)
 
 
 def _mask(bits: list[tuple[int, str]]) -> str:

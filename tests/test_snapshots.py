@@ -1,4 +1,5 @@
 import threading
+from hashlib import md5, sha256
 
 import pytest
 
@@ -9,6 +10,7 @@ from catalog.jobs import open_job
 from catalog.lake import Catalog
 from catalog.policies import Condition, Policy
 from catalog.policy_commit import commit_policy
+from catalog.records import to_json
 from catalog.schema import PAIRS
 from catalog.snapshots import (
     create_snapshot,
@@ -110,6 +112,18 @@ def test_the_digest_is_of_content_not_of_file_layout(
     assert after.lake_version > before.lake_version
     difference = diff_snapshots(corpus, before, after)
     assert (difference.added, difference.removed, difference.unchanged) == (0, 0, 6)
+
+
+def test_the_digest_is_what_its_formula_says(tiny_corpus: Catalog) -> None:
+    snapshot = load_snapshot(tiny_corpus, "v1")
+    with snapshot_reader(tiny_corpus, snapshot) as connection:
+        rows = connection.execute("select pair_id, query_key, positive_key from curated").fetchall()
+        files = connection.execute("select file_id, sha256 from files order by 1").fetchall()
+    lines = ["|".join(str(value) for value in row if value is not None) for row in rows]
+    numbers = [int.from_bytes(md5(line.encode()).digest()[8:], "little") for line in lines]
+    content = {"sum": str(sum(numbers)), "rows": len(rows), "files": [list(file) for file in files]}
+    assert snapshot.digest == sha256(to_json(content).encode()).hexdigest()[:32]
+    assert any(row[1] is None for row in rows)  # a passage without a query is among them
 
 
 def test_the_digest_follows_every_kept_row(corpus: Catalog) -> None:
