@@ -23,6 +23,12 @@ def _add_judgments(connection: duck.Connection) -> None:
     refresh_views(connection)
 
 
+def _add_instructions(connection: duck.Connection) -> None:
+    """Add the rows' own instructions; views name their columns, so they are made again."""
+    connection.execute("alter table pairs add column if not exists instruction varchar")
+    refresh_views(connection)
+
+
 # MIGRATIONS[n] brings a catalog from version n to version n + 1.
 MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {
     1: _add_tables("candidates"),
@@ -30,6 +36,7 @@ MIGRATIONS: Final[dict[int, Callable[[duck.Connection], None]]] = {
     3: _add_tables("contamination", "contamination_files"),
     4: _add_tables("synthesis_requests"),
     5: _add_judgments,
+    6: _add_instructions,
 }
 
 

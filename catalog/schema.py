@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 # A pair's id is file number x 2^32 + ordinal of the pair in that file: sorted, reproducible and 63
 # bits long.
@@ -33,6 +33,8 @@ PAIRS: Final = pa.schema(
         pa.field("query_key", pa.uuid()),  # 128-bit xxh3 of the normalised text
         pa.field("positive_key", pa.uuid(), nullable=False),
         pa.field("pair_key", pa.uuid()),
+        # Put before this row's query in place of the task's or the model's; part of query_key.
+        pa.field("instruction", pa.string()),
     ]
 )
 

@@ -491,6 +491,19 @@ def pair_keys(query_keys: pa.Array, positive_keys: pa.Array) -> pa.Array:
     return _uuids(keys, valid.to_numpy(zero_copy_only=False))
 
 
+def instructed_keys(query_keys: pa.Array, instructions: pa.Array) -> pa.Array:
+    """Make a query with an instruction of its own another text than without, or with another.
+
+    Both are encoded otherwise, and have negatives of their own. Keys without one stay as they are.
+    """
+    if instructions.null_count == len(instructions):
+        return query_keys
+    has_own = instructions.is_valid().to_numpy(zero_copy_only=False)
+    both = pair_keys(query_keys, text_keys(decode(instructions)))
+    keys = np.where(has_own[:, None], _key_bytes(both), _key_bytes(query_keys))
+    return _uuids(keys.tobytes(), query_keys.is_valid().to_numpy(zero_copy_only=False))
+
+
 def _uuids(keys: bytes, valid: Flags) -> pa.Array:
     mask = None if valid.all() else pa.array(valid).buffers()[1]
     storage = pa.Array.from_buffers(pa.binary(16), len(valid), [mask, pa.py_buffer(keys)])

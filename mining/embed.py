@@ -5,31 +5,34 @@ tasks, and every task leaves one shard. What a killed run has finished is not li
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
 from catalog import duck
 from catalog.executors import ExecutorSettings, ProgressCallback, run_tasks, running_elsewhere
+from catalog.instructions import own_instruction
 from catalog.jobs import Job, JobOutput, is_unfinished, open_job
 from catalog.lake import Catalog, current_version
 from catalog.policies import Policy
 from catalog.records import now, writing
 from catalog.snapshots import Snapshot, measure, snapshot_reader
 from mining.embeddings import EMBEDDINGS, EmbeddingSpec, EmbeddingStore, keys_of
-from mining.encoder import Encoder, EncoderSettings, Side, VectorError, spec_of
+from mining.encoder import Encoder, EncoderSettings, Side, VectorError, Vectors, spec_of
 
 STAGE: Final = "embed"
 # A killed worker costs a shard: seconds on a GPU, a minute or two of a small model on CPU.
 TASK_TEXTS: Final = 16_384
 _READ_ROWS: Final = 250_000
 _SHOWN_IDS: Final = 5
+ProgressOfTexts = Callable[[int], None]
 TEXT_COLUMNS: Final = {"query": "query", "passage": "positive"}
 
 TEXTS: Final = pa.schema(
@@ -131,7 +134,7 @@ def whole_lake(catalog: Catalog) -> Snapshot:
 
 
 class ReadTexts(PipelineStep):  # type: ignore[misc]
-    """Yields the texts of a task as (text_id, key, text)."""
+    """Yields the texts of a task as (text_id, key, text, instruction: null is the model's)."""
 
     type = "READER"
     name = "texts"
@@ -147,9 +150,10 @@ class ReadTexts(PipelineStep):  # type: ignore[misc]
             wanted = file.read_row_group(rank)
         with self.catalog.reader(self.version) as connection:
             connection.register("wanted", wanted.select(["text_id"]))
+            own = own_instruction(connection) if self.column == "query" else "null::varchar"
             found = connection.execute(
                 f"""
-                select pair_id, {self.column} as text from pairs
+                select pair_id, {self.column} as text, {own} as instruction from pairs p
                 where pair_id between
                   (select min(text_id) from wanted) and (select max(text_id) from wanted)
                   and pair_id in (select text_id from wanted)
@@ -161,7 +165,34 @@ class ReadTexts(PipelineStep):  # type: ignore[misc]
                 f"{wanted.num_rows - found.num_rows} texts of task {rank} are not in the lake's "
                 f"version {self.version}; run lode check"
             )
-        yield wanted.append_column("text", found["text"])
+        yield wanted.append_column("text", found["text"]).append_column(
+            "instruction", found["instruction"]
+        )
+
+
+def encode_instructed(
+    encoder: Encoder,
+    side: Side,
+    texts: list[str],
+    instructions: pa.ChunkedArray,
+    progress: ProgressOfTexts,
+) -> Vectors:
+    """Encode texts [n], those with an instruction of their own behind that; return [n, width]."""
+    if instructions.null_count == len(texts):
+        return encoder.encode(texts, side, progress)
+    vectors = np.empty((len(texts), encoder.width), np.float32)
+    coded = instructions.combine_chunks().dictionary_encode()
+    codes = coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)
+    done = 0
+    for code, instruction in enumerate([*coded.dictionary.to_pylist(), None]):
+        rows = np.flatnonzero(codes == code)
+        try:
+            vectors[rows] = encoder.encode([texts[row] for row in rows], side, None, instruction)
+        except VectorError as error:
+            raise VectorError(str(error), rows[error.positions].tolist()) from error
+        done += len(rows)
+        progress(done)
+    return vectors
 
 
 class EmbedTexts(PipelineStep):  # type: ignore[misc]
@@ -191,7 +222,9 @@ class EmbedTexts(PipelineStep):  # type: ignore[misc]
             self.output.report_progress(STAGE, rank, done)
 
         try:
-            return encoder.encode(texts["text"].to_pylist(), self.side, report)
+            return encode_instructed(
+                encoder, self.side, texts["text"].to_pylist(), texts["instruction"], report
+            )
         except VectorError as error:
             ids = texts["text_id"].take(error.positions[:_SHOWN_IDS]).to_pylist()
             raise VectorError(

@@ -113,9 +113,15 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(
-        self, texts: Sequence[str], side: Side, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        side: Side,
+        progress: Callable[[int], None] | None = None,
+        instruction: str | None = None,
     ) -> Vectors:
         """Return a vector for each text; raise VectorError for what is not finite.
+
+        ``instruction`` is put before these texts in place of the side's own.
 
         ``progress`` is told, now and then, how many texts are done.
         A text that holds nothing for the model (no token, no word) gets zeros: it is like no other.

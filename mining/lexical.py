@@ -58,9 +58,16 @@ class LexicalEncoder(Encoder):
         return lexical_spec(self.settings, side)
 
     def encode(
-        self, texts: Sequence[str], side: Side, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        side: Side,
+        progress: Callable[[int], None] | None = None,
+        instruction: str | None = None,
     ) -> Vectors:
-        """Return a vector of length 1 for each text; zeros for one without letters or digits."""
+        """Return a vector of length 1 for each text; zeros for one without letters or digits.
+
+        Words of an instruction are none of the query's: they are not counted.
+        """
         vectors = np.zeros((len(texts), self.width), np.float32)
         if texts:
             codepoints, offsets = _normalize(texts)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from catalog import duck
 from catalog.errors import CatalogError
+from catalog.instructions import own_instruction
 from catalog.lake import Catalog, scalar
 from catalog.records import sync_file, write_json
 from catalog.snapshots import Snapshot, snapshot_reader
@@ -108,6 +109,11 @@ def _prepared(
         for statement in _sql("kept").split(";"):
             bound = {"tasks": list(tasks)} if "$tasks" in statement else {}
             connection.execute(statement, bound)
+        own = f"{own_instruction(connection)} is not null"
+        connection.execute(
+            "create temp table instructed_queries as select q.query_id, p.query "
+            f"from mine_queries q join pairs p on p.pair_id = q.query_id where {own}"
+        )
         if wanted.query_ids is not None:
             connection.register("wanted_queries", pa.table({"query_id": wanted.query_ids}))
             connection.execute(

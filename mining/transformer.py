@@ -48,10 +48,14 @@ class TransformerEncoder(Encoder):
         return spec_of(self.settings, side)
 
     def encode(
-        self, texts: Sequence[str], side: Side, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        side: Side,
+        progress: Callable[[int], None] | None = None,
+        instruction: str | None = None,
     ) -> Vectors:
         """Return a vector for each text."""
-        prompt = self.prompt(side)
+        prompt = self.prompt(side) if instruction is None else instruction
         skipped = 0 if self.folder.includes_prompt else self._count_prompt_tokens(prompt)
         vectors = np.empty((len(texts), self.width), np.float32)
         for start, tokens in self._tokenized_chunks(texts, prompt):

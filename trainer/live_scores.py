@@ -40,5 +40,5 @@ class LiveScores:
 
     def _encode(self, side: str, task: str, rows: Rows) -> torch.Tensor:
         prompt = self.task_prompts.get(task, self.model.prompt(side))
-        texts = [prompt + text for text in self.pack.texts(side, rows)]
+        texts = self.pack.prompted_texts(side, rows, prompt)
         return normalize(self.model(self.model.tokenize(texts)))

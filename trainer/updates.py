@@ -82,9 +82,9 @@ class UpdateMaker:
         }
         places, rows = asked.number()
         texts = [
-            prompt + text
+            text
             for (side, prompt), own in rows.items()
-            for text in self.pack.texts(side, own)
+            for text in self.pack.prompted_texts(side, own, prompt)
         ]
         rows_of = {name: draft(places) for name, draft in drafts.items()}
         return Update(step, self.tokenize(texts), rows_of)

@@ -11,6 +11,7 @@ from catalog.export.queries import Query, Row
 
 PAIR_COLUMNS: Final = (
     "pair_id", "source", "form", "task", "query", "positive", "negatives", "label", "url",
+    "instruction",
 )  # fmt: skip
 # Fields of FlagEmbedding's lines that a source may bring along.
 LINE_FIELDS: Final = ("prompt", "type")
@@ -26,6 +27,7 @@ MINED_PAIRS: Final = pa.schema(
         pa.field("negatives", pa.list_(pa.string())),
         pa.field("label", pa.float64()),
         pa.field("url", pa.string()),
+        pa.field("instruction", pa.string()),  # null: the query has none of its own
         pa.field("negative_scores", pa.list_(pa.float32())),  # null: it came with the pair
     ]
 )
@@ -53,7 +55,9 @@ def flagembedding_rows(queries: Iterator[Query], counts: Counter[str]) -> Iterat
         line |= _scores("neg_scores", [negative.score for negative in negatives])
         for name in ("pos_scores", "neg_scores"):
             counts[f"with_{name}"] += name in line
-        yield line | _line_fields(query.positives[0]["meta"])
+        instruction = query.positives[0]["instruction"]
+        line |= _line_fields(query.positives[0]["meta"])
+        yield line | ({} if instruction is None else {"prompt": instruction})
 
 
 def tuple_rows(queries: Iterator[Query], n: int, counts: Counter[str]) -> Iterator[Row]:

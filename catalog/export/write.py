@@ -17,6 +17,7 @@ from catalog.export.place import written_whole
 from catalog.export.queries import gather_queries
 from catalog.export.sources import check_scores, check_texts, find_run
 from catalog.export.statements import statement
+from catalog.instructions import own_instruction
 from catalog.lake import Catalog
 from catalog.mining_runs import MiningRun
 from catalog.records import now, write_json
@@ -118,7 +119,8 @@ def _stream(
     progress: Progress | None,
 ) -> Iterator[pa.RecordBatch]:
     done = 0
-    for batch in connection.execute(statement(name), bound).to_arrow_reader(BATCH_ROWS):
+    sql = statement(name).replace("{instruction}", own_instruction(connection, "curated", "c"))
+    for batch in connection.execute(sql, bound).to_arrow_reader(BATCH_ROWS):
         yield batch
         done += batch.num_rows
         if progress is not None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from catalog import duck
 from catalog.lake import Catalog
-from catalog.pack import contents, mined, negatives, pairs
+from catalog.pack import contents, instructions, mined, negatives, pairs
 from catalog.pack.blob import Compressor, train_dictionary, write_shard
 from catalog.pack.layout import (
     CANDIDATES,
@@ -54,6 +54,7 @@ class _Gathered:
     ids: dict[str, Ids]
     given: negatives.Given
     sources: list[str]
+    instructions: list[str]
     tasks: dict[str, int]
     scores: contents.Scores | None
     lists: int
@@ -101,7 +102,8 @@ class Assembly:
         contents.gather_late(connection, ids["passage"])
         given = negatives.gather_given(connection, ids["passage"])
         sources, tasks = contents.list_sources(connection), contents.count_tasks(connection)
-        return _Gathered(ids, given, sources, tasks, scores, lists, width)
+        own = instructions.list_instructions(connection)
+        return _Gathered(ids, given, sources, own, tasks, scores, lists, width)
 
     def _manifest(self, key: str, gathered: _Gathered) -> Manifest:
         ends = np.cumsum([0, *gathered.tasks.values()]).tolist()
@@ -126,6 +128,7 @@ class Assembly:
             tasks={task: [ends[n], ends[n + 1]] for n, task in enumerate(gathered.tasks)},
             sources=gathered.sources,
             files=self.parts.records(),
+            instructions=gathered.instructions,
         )
 
     def _ids(self, side: str, blocks: Iterator[Ids]) -> Ids:
@@ -187,6 +190,10 @@ class Assembly:
                 gathered.sources,
                 has_scores=gathered.scores is not None,
                 advance=advance,
+            )
+        if gathered.instructions and not self.parts.is_done(instructions.PART):
+            instructions.write_instructions(
+                connection, self.parts, gathered.ids["query"], gathered.instructions
             )
         if gathered.given.negatives and not self.parts.is_done(negatives.PART):
             negatives.write_negatives(connection, self.parts, passage_ids)

@@ -199,16 +199,19 @@ def gather_late(connection: duck.Connection, ids: Ids) -> None:
 
 def named_texts(connection: duck.Connection, side: str, ids: Ids) -> Iterator[pa.Array]:
     """Stream the texts of ids, which are ascending, as large_string arrays in their order."""
-    return _named(connection, side, COLUMN_OF[side], ids)
+    return named_column(connection, side, COLUMN_OF[side], ids)
 
 
 def named_keys(connection: duck.Connection, side: str, ids: Ids) -> Iterator[pa.Array]:
     """Stream the 128-bit keys of the texts of ids in their order."""
     connection.execute("set arrow_lossless_conversion = true")
-    return _named(connection, side, f"{COLUMN_OF[side]}_key", ids)
+    return named_column(connection, side, f"{COLUMN_OF[side]}_key", ids)
 
 
-def _named(connection: duck.Connection, side: str, column: str, ids: Ids) -> Iterator[pa.Array]:
+def named_column(
+    connection: duck.Connection, side: str, column: str, ids: Ids
+) -> Iterator[pa.Array]:
+    """Stream a column of the rows that name texts by their ids, in the order of the ids."""
     for first in range(0, len(ids), RANGE_TEXTS):
         wanted = ids[first : first + RANGE_TEXTS]
         found = 0

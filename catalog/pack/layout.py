@@ -7,6 +7,8 @@ passages, pairs, candidate lists and given negatives; ``w`` is the longest list 
     query.ids               int64   [q]     the texts' ids, ascending
     query-00000.blob        bytes           texts one after another (UTF-8, or one zstd frame each)
     query-00000.offsets     uint64  [n+1]   of the n texts of this shard, from 0
+    query-instructions.code uint16  [q]     0: none of its own; n: place n - 1 in the manifest's
+                                            instructions. Only where a query has one
     passage.…                               the same; passages without an id (given negatives that
                                             are no pair's positive) come after those with one
     dictionary.query        bytes           with zstd only; empty where there was too little text
@@ -54,6 +56,7 @@ NONE: Final = 0xFFFF_FFFF
 # Rows are uint32, and one number means "none".
 MAX_ROWS: Final = NONE
 MAX_SOURCES: Final = 1 << 16
+MAX_INSTRUCTIONS: Final = (1 << 16) - 1
 
 Rows = npt.NDArray[np.uint32]
 Ids = npt.NDArray[np.int64]
@@ -151,6 +154,7 @@ class Manifest:
     tasks: dict[str, list[int]]  # task -> [first, end) among the pairs
     sources: list[str]
     files: dict[str, FileRecord] = field(default_factory=dict)
+    instructions: list[str] = field(default_factory=list)  # of queries that have their own
 
     def write(self, folder: Path) -> None:
         """Write the manifest with a checksum of its own: the last file of a pack."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catalog.pack.candidates import CandidateLists
+from catalog.pack.instructions import QueryInstructions
 from catalog.pack.layout import (
     NONE,
     SIDES,
@@ -44,6 +45,7 @@ class Pack:
         }
         self._vectors = {side: VectorRows(folder, manifest, side) for side in SIDES}
         self._texts = {side: TextStore.open(folder, manifest, side) for side in SIDES}
+        self._instructions = QueryInstructions(folder, manifest)
         self._pairs = open_pairs(folder, manifest)
         self._negatives = NegativeLists(folder, manifest)
         self.has_candidates = manifest.settings["candidates_run"] is not None
@@ -84,6 +86,15 @@ class Pack:
         Texts with one normal form share a row: the text is as its smallest pair id has it.
         """
         return self._texts[_side(side)].read(rows)
+
+    def prompted_texts(self, side: str, rows: Integers, prompt: str) -> list[str]:
+        """Read the texts of rows, each behind its own instruction, or behind ``prompt``."""
+        texts = self.texts(side, rows)
+        own = self._instructions.of(rows) if side == "query" else None
+        if own is None:
+            return [prompt + text for text in texts]
+        prompts = (prompt if mine is None else mine for mine in own)
+        return [before + text for before, text in zip(prompts, texts, strict=True)]
 
     def vectors(self, side: str, rows: Integers) -> Halves:
         """Read the teacher embeddings of rows [b, width]; NaN for given negatives without an id."""

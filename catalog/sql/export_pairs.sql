@@ -1,5 +1,6 @@
 -- The kept pairs of a snapshot.
--- Returns (pair_id, source, form, task, query, positive, negatives, label, url), by pair_id.
+-- Returns (pair_id, source, form, task, query, positive, negatives, label, url,
+-- instruction), by pair_id.
 select
   pair_id,
   source,
@@ -9,7 +10,8 @@ select
   positive,
   negatives,
   label,
-  url
-from curated
+  url,
+  {instruction} as instruction
+from curated c
 where query is not null
 order by pair_id

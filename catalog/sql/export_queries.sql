@@ -2,7 +2,7 @@
 -- query may take: rows whose preference is not null and whose positive is the candidate's text.
 -- A sort spills to disk where lists of texts would not.
 -- Returns (query_id, preference, pair_id, source, form, task, query, positive, negatives, label,
--- url, meta, score, rank), by query_id, preference with pairs first, and pair_id.
+-- url, instruction, meta, score, rank), by query_id, preference with pairs first, and pair_id.
 -- Takes taken (a Parquet file of query_id, passage_id, preference, rank, score) and model, whose
 -- scores the pairs get.
 with scored as (
@@ -22,6 +22,7 @@ select
   c.negatives,
   c.label,
   c.url,
+  {instruction} as instruction,
   c.meta,
   s.score,
   null::bigint as rank
@@ -42,6 +43,7 @@ select
   null as negatives,
   null as label,
   p.url,
+  null as instruction,
   null as meta,
   m.score,
   m.rank

@@ -1,4 +1,4 @@
-"""What stands beside a pair's texts: label, url, source, form and task, column by column."""
+"""What stands beside a pair's texts: label, url, instruction, source, form and task, by column."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -31,7 +31,8 @@ def read_attributes(chunk: Chunk, layout: Layout, faults: Faults) -> dict[str, p
             faults.add(at, "label is missing (task sts)")
     return {
         "label": label,
-        "url": _urls(chunk, layout, faults),
+        "url": _optional(chunk, layout, "url", faults),
+        "instruction": _optional(chunk, layout, "instruction", faults),
         "source": _named(chunk, layout, "source", layout.source, (), faults),
         "form": _named(chunk, layout, "form", layout.form, FORMS, faults),
         "task": task,
@@ -111,14 +112,16 @@ def _number(value: Any, table: Table) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _urls(chunk: Chunk, layout: Layout, faults: Faults) -> pa.Array:
-    paths = layout.fields.of("url")
+def _optional(chunk: Chunk, layout: Layout, target: str, faults: Faults) -> pa.Array:
+    """Return a text that a pair may have: an empty one is none; a url without blanks around it."""
+    paths = layout.fields.of(target)
     if not paths:
         return pa.nulls(len(chunk), pa.string())
-    urls = chunk.texts(paths[0], "url", faults)
-    if urls.null_count == len(urls):
-        return urls
-    trimmed = pc.utf8_trim_whitespace(urls)
-    urls = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
-    column_faults(urls, "url", layout.settings.max_text_bytes, faults)
-    return urls
+    texts = chunk.texts(paths[0], target, faults)
+    if texts.null_count == len(texts):
+        return texts
+    trimmed = pc.utf8_trim_whitespace(texts)
+    kept = trimmed if target == "url" else texts
+    texts = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), kept)
+    column_faults(texts, target, layout.settings.max_text_bytes, faults)
+    return texts

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import orjson
 
-TARGETS: Final = ("query", "positive", "negatives", "label", "url", "source", "form", "task")
+TARGETS: Final = (
+    "query", "positive", "negatives", "instruction", "label", "url", "source", "form", "task",
+)  # fmt: skip
 JOINER: Final = "\n"
 # Leftover fields of a row that are aligned with its positives or negatives (FlagEmbedding).
 ALIGNED_SCORES: Final = {"positive": "pos_scores", "negatives": "neg_scores"}

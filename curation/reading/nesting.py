@@ -123,7 +123,7 @@ class Nesting:
         index = np.array(self.index, np.int64)
         is_passage = np.array(self.is_passage, np.bool_)
         columns = {name: column.take(pa.array(index)) for name, column in attributes.items()}
-        for name in ("label", "url"):  # they are the pair's, not the negative's
+        for name in ("label", "url", "instruction"):  # they are the pair's, not the negative's
             absent = pa.scalar(None, columns[name].type)
             columns[name] = pc.if_else(pa.array(is_passage), absent, columns[name])
         columns["query"] = pa.array(self.queries, pa.string())

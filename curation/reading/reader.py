@@ -18,7 +18,7 @@ from curation.reading.page_files import PAGE_FORMATS
 from curation.reading.reach import Reach
 from curation.reading.settings import SourceSettings
 from curation.reading.source_path import SourcePath, locate
-from curation.texts import decode, normalize, pair_keys, text_keys
+from curation.texts import decode, instructed_keys, normalize, pair_keys, text_keys
 
 ORDINALS = 1 << FILE_SHIFT
 
@@ -102,6 +102,7 @@ def _finish(
     for target in ("query", "positive"):
         texts = drafts.decoded.get(target) or decode(columns[target])
         columns[f"{target}_key"] = text_keys(normalize(texts))
+    columns["query_key"] = instructed_keys(columns["query_key"], columns["instruction"])
     columns["pair_key"] = pair_keys(columns["query_key"], columns["positive_key"])
     rows = chunk.rows[drafts.index]
     if drafts.is_passage.any():

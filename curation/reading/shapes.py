@@ -101,13 +101,19 @@ def guess_shape(samples: Mapping[str, Sequence[Any]]) -> Guess | None:
         paths["negatives"] = tuple(FieldPath(name) for name in sorted(negatives, key=_by_number))
     if _is_instructed(samples[names[shape.query]]):
         # MEDI's records: every text is a list of its instruction and itself.
+        instruction = (FieldPath(names[shape.query], (0,)),)
         paths = {
             target: tuple(FieldPath(path.column, (1,)) for path in chosen)
             for target, chosen in paths.items()
-        }
+        } | {"instruction": instruction}
         return Guess("instructed triplet (MEDI)", Fields(paths), shape.form, alike=False)
     paths |= _side_fields(names, samples)
     lists = holds_lists(samples[names[shape.positive]])
+    # The query's own instruction: of Lode's exports, or in the ``prompt`` of FlagEmbedding's lines.
+    own = names.get("prompt" if lists else "instruction")
+    is_own = shape.query == "query" and (lists or shape.positive == "positive")
+    if own is not None and is_own and all(isinstance(v, str | None) for v in samples[own]):
+        paths["instruction"] = (FieldPath(own),)
     kind = _kind(shape, paths, lists)
     return Guess(kind, Fields(paths, lists), shape.form, shape.alike)
 

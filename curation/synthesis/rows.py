@@ -70,6 +70,7 @@ class Rows:
             "query_key": query_keys,
             "positive_key": positive_keys,
             "pair_key": pair_keys(query_keys, positive_keys),
+            "instruction": [None] * len(drafts),
         }
         return pa.table(columns, schema=PAIRS)
 
