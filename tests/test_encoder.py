@@ -176,18 +176,6 @@ def test_progress_counts_every_text(folder: Folder, monkeypatch: pytest.MonkeyPa
     assert seen[-1] == len(TEXTS)
 
 
-def test_batches_on_cpu_have_one_size_so_that_memory_is_used_again(folder: Folder) -> None:
-    encoder = load(folder("bge"), batch_tokens=96)
-    sizes: list[int] = []
-    encoder.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0].tokens)))
-    texts = [f"text {'a' * (i % 7)}" for i in range(200)]
-    vectors = encoder.encode(texts, "query")
-    assert len(sizes) > 3
-    assert set(sizes[:-1]) == {96}  # the last holds what is left
-    alone = np.concatenate([encoder.encode([text], "query") for text in texts[:9]])
-    np.testing.assert_allclose(vectors[:9], alone, atol=1e-5)
-
-
 def test_the_number_of_threads_is_set(folder: Folder) -> None:
     before = torch.get_num_threads()
     try:
