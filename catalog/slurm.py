@@ -67,7 +67,7 @@ class SlurmSettings(TaskSize):
 
         CatalogError where what is left waits for a person, such as a job that is held.
         """
-        queue = [one for one in queued_tasks(_name(stage)) if one.task in set(missing)]
+        queue = _queue_of(stage, missing)
         queued = {one.task for one in queue}
         fresh = [task for task in missing if task not in queued]
         stage.forget_failures(fresh)
@@ -146,7 +146,7 @@ exec {quoted} -P -m catalog.stage {path} $(({offset} + SLURM_ARRAY_TASK_ID))
         """Return the tasks that have left the queue without a manifest, when none is left in it."""
         looks = 0
         while missing := stage.missing():
-            queue = [one for one in queued_tasks(_name(stage)) if one.task in set(missing)]
+            queue = _queue_of(stage, missing)
             remark(summary(queue))
             stuck = stuck_tasks(queue)
             looks = looks + 1 if stuck or not queue else 0
@@ -161,6 +161,12 @@ def _name(stage: Stage) -> str:
     """Name a stage of a job, in this catalog: another catalog may have the same job."""
     place = f"{stage.output.folder}\n{stage.name}"
     return f"{_PREFIX}{stage.name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+
+
+def _queue_of(stage: Stage, missing: Sequence[int]) -> list[Queued]:
+    """List those of the missing tasks that are in the queue."""
+    wanted = set(missing)
+    return [one for one in queued_tasks(_name(stage)) if one.task in wanted]
 
 
 def _refuse_stuck(stage: Stage, stuck: Sequence[Queued]) -> None:
