@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xxhash
 from datasketch import MinHashLSH
 
+from catalog.bounds import check_at_least_one
 from curation.texts import CodePoints, Flags, Offsets, Texts, kernel
 
 Hashes = npt.NDArray[np.uint64]
@@ -42,9 +43,7 @@ class MinHashSettings:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("ngram_chars", "bands", "rows_per_band"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "ngram_chars", "bands", "rows_per_band")
 
     @classmethod
     def for_threshold(

@@ -13,6 +13,7 @@ from typing import Any, Final
 import faiss
 import numpy as np
 
+from catalog.bounds import check_at_least_one
 from catalog.records import sync_file
 from mining.fusion import merge
 from mining.search import NO_PASSAGE, AnyVectors, Ids, Scores, score_rows, search
@@ -60,9 +61,9 @@ class AnnSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}; allowed are {', '.join(KINDS)}")
-        for name in ("lists", "probes", "code_bytes", "neighbors", "build_breadth", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(
+            self, "lists", "probes", "code_bytes", "neighbors", "build_breadth", "threads"
+        )
         if self.probes > self.lists:
             raise ValueError(f"probes is {self.probes}; it must be at most lists ({self.lists})")
         if self.fetched_per_k < 1:

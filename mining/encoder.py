@@ -17,6 +17,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from catalog.bounds import check_if_set
 from catalog.expressions import unknown_name
 from mining.embeddings import EmbeddingSpec
 
@@ -74,10 +75,7 @@ class EncoderSettings:
             raise ValueError(
                 f"model name {self.name!r}: a name is made of A-Z, a-z, 0-9, . _ + and -"
             )
-        for key in ("threads", "batch_tokens", "max_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} is {value}; it must be at least 1")
+        check_if_set(self, "threads", "batch_tokens", "max_tokens")
 
     @property
     def is_lexical(self) -> bool:

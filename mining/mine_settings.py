@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from catalog.bounds import check_at_least_one
 from catalog.executors import ExecutorSettings
 from mining import ann
 from mining.ann import AnnSettings
@@ -37,9 +38,7 @@ class MineSettings:
     search: SearchSettings = field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
-        for name in ("depth", "recall_queries", "shard_queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "depth", "recall_queries", "shard_queries")
         unknown = [miner for miner in self.miners if miner not in MINERS]
         if unknown or not self.miners or len(set(self.miners)) < len(self.miners):
             raise ValueError(

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catalog.bounds import check_at_least_one
+
 
 @dataclass(frozen=True)
 class RelevanceSettings:
@@ -24,9 +26,7 @@ class RelevanceSettings:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("ranks", "batch_size", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "ranks", "batch_size", "max_tokens")
 
 
 class Relevance:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from catalog.bounds import check_if_set
 from catalog.draws import draw
 from mining.model_files import find_folder
 from mining.model_folder import ModelFolder, read_model_folder
@@ -43,10 +44,7 @@ class ModelSettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "head_width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        check_if_set(self, "max_tokens", "head_width")
 
 
 class EmbeddingModel(nn.Module):

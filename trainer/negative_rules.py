@@ -21,6 +21,8 @@ from typing import Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from catalog.bounds import check_at_least_one
+
 Rule = Literal["v1", "v2", "rescored", "static", "sampled"]
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -55,9 +57,7 @@ class NegativeSettings:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"rule is {self.rule!r}; allowed are {', '.join(RULES)}")
-        for name in ("num_negatives", "check_every_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "num_negatives", "check_every_steps")
         if self.drop_ratio <= 0:
             raise ValueError(f"drop_ratio is {self.drop_ratio}; it must be above 0")
         if self.rule == "rescored" and self.pool < self.num_negatives:

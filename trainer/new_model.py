@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from catalog.bounds import check_at_least_one
 from catalog.draws import draw
 from catalog.lake import Catalog
 from catalog.records import write_json
@@ -35,9 +36,7 @@ class NewModelSettings:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "vocabulary", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "layers", "width", "vocabulary", "max_tokens")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is no multiple of {self.num_heads} heads")
 

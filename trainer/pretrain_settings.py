@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from catalog.bounds import check_at_least_one
 from catalog.recipe_files import RecipeError, find_recipe, read_recipe
 from catalog.recipe_values import change, check_values, make_settings
 from trainer.engine import OptimizerSettings
 from trainer.masked_texts import MaskSettings
 from trainer.model import ModelSettings
-from trainer.run_settings import check_at_least_one, check_run
+from trainer.run_settings import check_run
 
 SECTION: Final = "pretrain"
 
@@ -41,7 +42,7 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         check_run(self)
-        check_at_least_one("batch", self.batch)
+        check_at_least_one(self, "batch")
         if self.model.head_width is not None:
             raise ValueError(
                 "head_width is set; pre-training has no head: set it in the training after it"

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from catalog.bounds import check_if_set
 from catalog.recipe_files import RecipeError, find_recipe, read_recipe
 from catalog.recipe_values import change, check_values, make_settings
 from trainer.batches import PlanSettings, TaskBatches
 from trainer.engine import OptimizerSettings
-from trainer.run_settings import check_at_least_one, check_run
+from trainer.run_settings import check_run
 
 SECTION: Final = "rerank"
 LOSSES: Final = ("listwise", "binary")
@@ -54,8 +55,7 @@ class RerankSettings:
         check_run(self)
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; allowed are {', '.join(LOSSES)}")
-        for name in ("num_negatives", "batch", "max_tokens"):
-            check_at_least_one(name, getattr(self, name))
+        check_if_set(self, "num_negatives", "batch", "max_tokens")
         if min(self.temperature, self.teacher_temperature) <= 0:
             raise ValueError(
                 f"temperature is {self.temperature} and teacher_temperature "

@@ -2,6 +2,7 @@
 
 from typing import Final, Protocol
 
+from catalog.bounds import check_at_least_one
 from trainer.engine import OptimizerSettings
 
 ENGINES: Final = ("torch", "deepspeed")
@@ -58,13 +59,8 @@ def check_run(settings: RunSettings) -> None:
         value = getattr(settings, name)
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
-    for name in ("batch_tokens", "checkpoint_every", "keep_checkpoints", "log_every"):
-        check_at_least_one(name, getattr(settings, name))
+    check_at_least_one(
+        settings, "batch_tokens", "checkpoint_every", "keep_checkpoints", "log_every"
+    )
     if settings.epochs <= 0 or (settings.steps is not None and settings.steps < 1):
         raise ValueError(f"epochs is {settings.epochs} and steps {settings.steps}; both above 0")
-
-
-def check_at_least_one(name: str, value: int | None) -> None:
-    """Raise ValueError where a number that is set is below 1."""
-    if value is not None and value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")

@@ -40,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from catalog.bounds import check_at_least_one
 from catalog.errors import CatalogError
 from catalog.records import to_json, write_json
 from catalog.snapshots import Snapshot
@@ -106,9 +107,7 @@ class PackSettings:
     def __post_init__(self) -> None:
         if self.compression not in COMPRESSIONS:
             raise ValueError(f"compression is {self.compression!r}; allowed are None and 'zstd'")
-        for name in ("texts_per_shard", "lists_per_shard", "memory_mb"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "texts_per_shard", "lists_per_shard", "memory_mb")
         if self.scores_revision is not None and self.scores_model is None:
             raise ValueError("scores_revision is set without scores_model; give both or neither")
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from catalog.bounds import check_at_least_one
+
 
 @dataclass(frozen=True)
 class NgramSettings:
@@ -14,6 +16,4 @@ class NgramSettings:
 
     def __post_init__(self) -> None:
         """Check the settings; ValueError says what is allowed."""
-        for name in ("max_chars", "min_character_count", "min_trigram_count"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "max_chars", "min_character_count", "min_trigram_count")
