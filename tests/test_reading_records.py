@@ -140,7 +140,7 @@ def test_a_wrong_mapping_is_refused_before_anything_is_read(tmp_path, fields, me
         ({"query": "a", "pos": ["b"], "neg": []}, "query=query positive=pos negatives=neg",
          "query with lists of passages (FlagEmbedding), text-text, retrieval"),
         ({"query": ["i", "a"], "pos": ["i", "b"], "neg": ["i", "c"]},
-         "query=query.1 positive=pos.1 negatives=neg.1",
+         "query=query.1 positive=pos.1 negatives=neg.1 instruction=query.0",
          "instructed triplet (MEDI), text-text, retrieval"),
         ({"_id": "1", "title": "t", "text": "b"},
          "positive=title+text", "document, text-text, retrieval"),
@@ -192,8 +192,10 @@ def test_several_positives_become_several_pairs_and_new_negatives_become_passage
         ]
         assert [p["pair_id"] - (2 << 32) for p in pairs] == list(range(6))
         assert json.loads(pairs[1]["meta"]) == {
-            "neg_scores": [0.1, 0.2, 0.3], "pos_score": 0.8, "prompt": "do", "type": "normal",
+            "neg_scores": [0.1, 0.2, 0.3], "pos_score": 0.8, "type": "normal",
         }  # fmt: skip
+        # The prompt is of the row's pairs, and of none of its negatives.
+        assert [p["instruction"] for p in pairs] == ["do", "do", None, None, None, None]
         assert pairs[2]["meta"] is None
         assert pairs[2]["query_key"] is pairs[2]["pair_key"] is None
 

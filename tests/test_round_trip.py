@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from catalog.executors import ExecutorSettings
@@ -15,7 +16,7 @@ from catalog.snapshots import create_snapshot, load_snapshot
 from curation.curate import curate
 from curation.ingest import find_sources, ingest_files
 from curation.recipes import Recipe
-from curation.texts import from_strings, normalize, text_keys
+from curation.texts import from_strings, instructed_keys, normalize, text_keys
 from mining.embed import embed
 from mining.encoder import EncoderSettings
 from mining.mine import mine
@@ -67,9 +68,12 @@ def lines(path: Path) -> Lines:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def keys(texts: Sequence[str]) -> list[object]:
-    """Return the keys by which Lode knows equal texts."""
-    found: list[object] = text_keys(normalize(from_strings(texts))).to_pylist()
+def keys(texts: Sequence[str], prompts: Sequence[str | None] | None = None) -> list[object]:
+    """Return the keys by which Lode knows equal texts, those with prompts of their own apart."""
+    own = pa.array(prompts or [None] * len(texts), pa.string())
+    found: list[object] = instructed_keys(
+        text_keys(normalize(from_strings(texts))), own
+    ).to_pylist()
     return found
 
 
@@ -98,7 +102,7 @@ def check(catalog: Catalog, sources: Sequence[Path], folder: Path) -> None:
     rows = lines(folder / "mined.jsonl")
     assert any(len(row["neg"]) == NEGATIVES for row in rows)
     for row in rows:
-        (query,) = keys([row["query"]])
+        (query,) = keys([row["query"]], [row.get("prompt")])
         negatives = set(keys(row["neg"]))
         assert negatives.isdisjoint(wanted[query])
         assert len(negatives) == len(row["neg"]) == len(row.get("neg_scores", []))
